@@ -1,0 +1,18 @@
+// View: what one operation sees of its session, swapped as a whole: the policy
+// and the exports it speaks of always belong together.
+#pragma once
+
+#include <memory>
+
+#include "policy/snapshot.h"
+
+namespace fbroker::broker {
+
+class ExportTable;  // broker/files/export.h
+
+struct View {
+  std::shared_ptr<const policy::Snapshot> snapshot;
+  std::shared_ptr<const ExportTable> exports;
+};
+
+}  // namespace fbroker::broker
