@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test.
+#
+#   tests/run.sh            the release build, all tests (real daemons, mounts, sandboxes)
+#   tests/run.sh --asan     the same under AddressSanitizer and UndefinedBehaviorSanitizer
+#   tests/run.sh --tsan     the room's own tests under ThreadSanitizer
+#   tests/run.sh --fuzz     each fuzz target for FBROKER_FUZZ_SECONDS (default 10)
+#   tests/run.sh --tidy     clang-tidy over every source
+#   tests/run.sh -R REGEX   only tests whose name matches (any option of ctest can follow)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mode=release
+case "${1-}" in
+  --asan | --tsan | --fuzz | --tidy) mode=${1#--}; shift ;;
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+esac
+
+examples/setup.sh --tests
+jobs=${FBROKER_JOBS:-$(nproc)}
+
+# What a booted Debian has and a bare chroot or container may lack. Nothing
+# here is needed on an ordinary machine, and nothing is undone by a second run.
+prepare_machine() {
+  local as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+  if [ -e /dev/fuse ] && ! [ "$(stat -c %a /dev/fuse)" = 666 ]; then
+    "${as_root[@]}" chmod 666 /dev/fuse  # as udev does (static-nodes-permissions.conf)
+  fi
+  # crun refuses a hybrid cgroup tree that lacks hugetlb.
+  if [ -d /sys/fs/cgroup/memory ] && ! [ -d /sys/fs/cgroup/hugetlb ]; then
+    "${as_root[@]}" sh -c 'mkdir /sys/fs/cgroup/hugetlb &&
+      mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb' || true
+  fi
+  # The ordinary user that the tests act as when they run as root.
+  if [ "$(id -u)" -eq 0 ] && ! getent passwd fbroker-test >/dev/null; then
+    useradd --create-home --shell /bin/bash fbroker-test
+  fi
+}
+
+build() {
+  cmake --preset "$1" -DFBROKER_TESTS=ON "${@:2}" >build/"$1".configure.log ||
+    { cat build/"$1".configure.log >&2; exit 1; }
+  cmake --build --preset "$1" -j "$jobs"
+}
+
+mkdir -p build
+prepare_machine
+case $mode in
+  release)
+    build release -DFBROKER_BENCH=ON
+    ctest --test-dir build/release --output-on-failure -j "$jobs" "$@"
+    ;;
+  asan)
+    build asan
+    ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1 \
+      ctest --test-dir build/asan --output-on-failure -j "$jobs" -LE architecture "$@"
+    ;;
+  tsan)
+    build tsan
+    TSAN_OPTIONS=halt_on_error=1 \
+      ctest --test-dir build/tsan --output-on-failure -j "$jobs" -LE 'architecture|e2e|container' "$@"
+    ;;
+  fuzz)
+    build fuzz
+    passed=0 failed=0
+    for target in build/fuzz/bin/*_fuzz; do
+      name=$(basename "$target")
+      seeds=tests/fuzz/corpus/${name%_fuzz}
+      found=$(mktemp -d)
+      echo "== $name"
+      if "$target" -max_total_time="${FBROKER_FUZZ_SECONDS:-10}" -timeout=10 -rss_limit_mb=2048 \
+          -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/ \
+          "$found" $([ -d "$seeds" ] && echo "$seeds"); then
+        passed=$((passed + 1))
+      else
+        failed=$((failed + 1))
+      fi
+      rm -rf "$found"
+    done
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+    ;;
+  tidy)
+    cmake --preset dev >/dev/null
+    git ls-files '*.cc' | grep -v '^tests/' | xargs -P "$jobs" -n 4 clang-tidy -p build/dev --quiet
+    ;;
+esac
