@@ -17,6 +17,11 @@ class AuditSink {
   // recorded does not happen.
   // Errors: EIO while the log cannot be written.
   virtual Result<void, Errno> append(const Record& record) = 0;
+
+  // Whether append() would be taken now: asked before a change is made, since
+  // its record can only be written once its result is known. Must be cheap.
+  // Errors: EIO while the log cannot be written.
+  virtual Result<void, Errno> ready() { return ok; }
 };
 
 }  // namespace fbroker::audit
