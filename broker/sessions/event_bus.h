@@ -20,17 +20,19 @@ namespace fbroker::broker {
 
 class EventBus {
  public:
-  // One listening client. Destroying it ends the subscription (and what it
-  // had not acknowledged is then nobody's to acknowledge: a client that is
-  // gone holds its pages no longer than its mount, which dies with it; revoke
-  // treats a client that left *during* its wait as not having acknowledged).
+  // One listening client. Destroying it ends the subscription. A client that
+  // left after an event was published and before acknowledging it counts as
+  // not having acknowledged, for ever (ATTACK: hang up in the middle of a
+  // revoke and keep the pages); later events are not its to acknowledge.
   class Subscription {
    public:
     ~Subscription();
     // Takes what is queued; empty when nothing is. A queue that outgrew its
-    // bound holds a single forget_all instead.
+    // bound holds a single forget_all instead (after a retirement of the root,
+    // sequence 0, where any retirement was among what it stands for).
     std::vector<protocol::Event> take();
-    // Everything up to and including `sequence` has been carried out.
+    // Everything up to and including `sequence` has been carried out. What was
+    // not taken yet cannot be acknowledged.
     void acknowledge(std::uint64_t sequence);
 
    private:
@@ -46,7 +48,9 @@ class EventBus {
   ~EventBus();
 
   // `ready` is called, from any thread and with no lock held, when take() has
-  // something new; it must not block.
+  // something new since it last left nothing; it must not block. One call may
+  // still be on its way when the Subscription is destroyed: let it hold
+  // weakly what it wakes.
   std::unique_ptr<Subscription> subscribe(std::function<void()> ready);
 
   // Returns the event's sequence number.
