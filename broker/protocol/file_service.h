@@ -17,6 +17,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "policy/base/workspace_path.h"
@@ -27,6 +28,9 @@ namespace fbroker::protocol {
 // claim, good for the audit's reader and for nothing else.
 struct Caller {
   std::uint32_t pid = 0;
+  // The path as the client wrote it, where that is not the one it is asked for
+  // by (it led through links). Must stay valid during the call.
+  std::string_view requested = {};
 };
 
 // Which file it is, under whatever name: device, inode and time of birth (an

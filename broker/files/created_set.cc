@@ -1,0 +1,46 @@
+#include "broker/files/created_set.h"
+
+#include <vector>
+
+namespace fbroker::broker {
+
+void CreatedSet::add(const WorkspacePath& path, const protocol::FileIdentity& identity) {
+  const std::lock_guard lock(mutex_);
+  directories_.erase(path);   // one that was there before is gone: this one is new
+  if (directories_.size() >= kMaxDirectories || covering_locked(path)) return;
+  directories_.emplace(path, identity);
+}
+
+std::optional<CreatedSet::Directory> CreatedSet::covering(const WorkspacePath& path) const {
+  const std::lock_guard lock(mutex_);
+  return covering_locked(path);
+}
+
+std::optional<CreatedSet::Directory> CreatedSet::covering_locked(const WorkspacePath& path) const {
+  for (WorkspacePath at = path;; at = at.parent()) {
+    if (const auto found = directories_.find(at); found != directories_.end())
+      return Directory{found->first, found->second};
+    if (at.is_root()) return std::nullopt;
+  }
+}
+
+void CreatedSet::forget(const WorkspacePath& path) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(directories_, [&](const auto& entry) { return entry.first.is_at_or_below(path); });
+}
+
+void CreatedSet::moved(const WorkspacePath& from, const WorkspacePath& to) {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::pair<WorkspacePath, protocol::FileIdentity>> moving;
+  for (auto at = directories_.begin(); at != directories_.end();) {
+    if (!at->first.is_at_or_below(from)) {
+      ++at;
+      continue;
+    }
+    if (auto path = at->first.moved(from, to)) moving.emplace_back(std::move(*path), at->second);
+    at = directories_.erase(at);
+  }
+  for (auto& entry : moving) directories_.insert(std::move(entry));
+}
+
+}  // namespace fbroker::broker

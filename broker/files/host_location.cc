@@ -1,0 +1,76 @@
+#include "broker/files/host_location.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <fstream>
+#include <sstream>
+
+#include "broker/files/file_stat.h"
+
+namespace fbroker::broker {
+
+namespace {
+
+// mountinfo writes blank, tab, newline and backslash as \ooo (proc(5)).
+std::string unescaped(const std::string& text) {
+  std::string plain;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '\\' && at + 3 < text.size()) {
+      plain += static_cast<char>((text[at + 1] - '0') * 64 + (text[at + 2] - '0') * 8 +
+                                 (text[at + 3] - '0'));
+      at += 3;
+    } else {
+      plain += text[at];
+    }
+  }
+  return plain;
+}
+
+std::string joined(const std::string& base, const std::string& rest) {
+  if (rest.empty()) return base;
+  return (base == "/" ? "" : base) + "/" + rest;
+}
+
+}  // namespace
+
+std::optional<std::string> path_below(const std::string& path, const std::string& base) {
+  if (path == base) return "";
+  const std::string prefix = base == "/" ? base : base + "/";
+  if (!path.starts_with(prefix)) return std::nullopt;
+  return path.substr(prefix.size());
+}
+
+std::optional<std::string> HostLocation::below(const HostLocation& above) const {
+  if (device != above.device) return std::nullopt;
+  return path_below(path, above.path);
+}
+
+std::string kernel_name(int fd) {
+  std::array<char, PATH_MAX + 16> name{};
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t size = ::readlink(link.c_str(), name.data(), name.size());
+  // A name that fills the buffer may be cut off: better none.
+  if (size <= 0 || static_cast<std::size_t>(size) == name.size()) return "";
+  return std::string(name.data(), static_cast<std::size_t>(size));
+}
+
+std::optional<HostLocation> locate(int fd) {
+  const auto stat = stat_of(fd);
+  if (!stat) return std::nullopt;
+  const std::string name = kernel_name(fd);
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream fields(line);
+    std::uint64_t id = 0, parent = 0;
+    std::string device, root, at;
+    if (!(fields >> id >> parent >> device >> root >> at) || id != stat->mount) continue;
+    const auto rest = path_below(name, unescaped(at));
+    if (!rest) return std::nullopt;
+    return HostLocation{device, joined(unescaped(root), *rest)};
+  }
+  return std::nullopt;
+}
+
+}  // namespace fbroker::broker

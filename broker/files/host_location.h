@@ -1,0 +1,30 @@
+// HostLocation: where a directory lies in its file system, whatever mounts it
+// was reached through. Two names of one place (bind mounts) compare equal.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace fbroker::broker {
+
+struct HostLocation {
+  std::string device;   // "major:minor" of the mount, as in mountinfo
+  std::string path;     // within that file system, "/" or without '/' at the end
+
+  // What follows `above`, without a leading slash, "" for itself; none when
+  // this place is not at or below it.
+  std::optional<std::string> below(const HostLocation& above) const;
+};
+
+// None: its mount is not to be seen in /proc/self/mountinfo.
+std::optional<HostLocation> locate(int fd);
+
+// The name that the kernel has for the open file now, from /proc/self/fd; ""
+// when it cannot be had. Ends in " (deleted)" once the name is gone.
+std::string kernel_name(int fd);
+
+// `path` seen from the directory `base` (both absolute, without '/' at the
+// end), without a leading slash; none when it is not at or below.
+std::optional<std::string> path_below(const std::string& path, const std::string& base);
+
+}  // namespace fbroker::broker

@@ -1,0 +1,45 @@
+// Owner: on whose behalf the broker touches an export's files.
+//
+// A broker that runs as root acts under the user, group and groups of whoever
+// owns the export, and without the capabilities that overrule permissions, so
+// that the host's own rules hold for the agent as they would for that user. A
+// broker that does not run as root acts as itself; all this is then nothing.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace fbroker::broker {
+
+struct Owner {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  std::vector<gid_t> groups;
+
+  // The user `uid` with the groups that the host's user database gives it.
+  // `gid` holds where the database does not know the user.
+  static Owner of(uid_t uid, gid_t gid);
+
+  bool in_group(gid_t group) const noexcept;
+};
+
+// For its lifetime the calling thread acts as `owner`.
+// Uses the raw, per-thread system calls: glibc's setgroups and capset would
+// change every thread of the process.
+// INVARIANT: failing to step down ends the process: going on would be acting as root.
+class ActAs {
+ public:
+  explicit ActAs(const Owner& owner);
+  ~ActAs();
+  ActAs(const ActAs&) = delete;
+  ActAs& operator=(const ActAs&) = delete;
+
+ private:
+  bool active_ = false;
+  bool dropped_ = false;
+  std::uint32_t effective_[2] = {0, 0};
+};
+
+}  // namespace fbroker::broker

@@ -1,0 +1,84 @@
+// HandleTable: a session's open files and directories.
+//
+// An id is made of random bits of this broker's life and a counter, is never
+// used again, and means nothing in another session: each has a table of its own.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "broker/files/export.h"
+#include "broker/handles/node_table.h"
+#include "broker/protocol/file_service.h"
+#include "policy/base/unique_fd.h"
+#include "policy/snapshot.h"
+
+namespace fbroker::broker {
+
+// What a handle was opened for, and what of it is (still) allowed.
+struct Rights {
+  bool read = false;    // directories: list
+  bool write = false;
+};
+
+// A name of a directory's listing. Attributes are looked up page by page.
+struct ListedName {
+  std::string name;
+  bool below_export = false;   // known from the export table, not from the disk
+};
+
+struct Handle {
+  protocol::HandleId id = 0;
+  bool directory = false;
+  UniqueFd fd;                          // none: a synthetic directory
+  std::shared_ptr<const Export> on;     // none: a synthetic directory
+  std::shared_ptr<Node> node;           // regular files
+  Rights opened;
+  std::uint32_t pid = 0;
+
+  // The last decision: generation * 4 + write * 2 + read. A read or write under
+  // the same generation costs one compare; 0 = decide anew.
+  std::atomic<std::uint64_t> stamp{0};
+  std::atomic<std::uint64_t> bytes_read{0};
+  std::atomic<std::uint64_t> bytes_written{0};
+
+  std::mutex mutex;                     // guards what follows; taken last
+  WorkspacePath path;                   // its last name; follows renames
+  bool unlinked = false;                // the name is another file's by now
+  protocol::FileIdentity in_directory;  // where that name is, for the host watch
+  std::vector<std::string> pinned_by;   // grants for one open that this was
+  Rights revoked;                       // taken away for good
+  std::vector<ListedName> listing;
+  std::size_t listing_bytes = 0;
+};
+
+// Threads: all members, any thread.
+class HandleTable {
+ public:
+  explicit HandleTable(std::size_t max_handles);
+
+  // Fills in the id. Errors: EMFILE when the table is full.
+  Result<protocol::HandleId, Errno> insert(std::shared_ptr<Handle> handle);
+  // None: no such handle (closed, another session's, another broker's, made up).
+  std::shared_ptr<Handle> find(protocol::HandleId id) const;
+  std::shared_ptr<Handle> remove(protocol::HandleId id);
+  std::vector<std::shared_ptr<Handle>> all() const;
+  std::size_t size() const;
+  bool full() const;
+
+ private:
+  mutable std::shared_mutex mutex_;   // guards handles_ and next_
+  std::unordered_map<protocol::HandleId, std::shared_ptr<Handle>> handles_;
+  const std::size_t max_handles_;
+  const protocol::HandleId instance_;
+  protocol::HandleId next_ = 1;
+};
+
+}  // namespace fbroker::broker
