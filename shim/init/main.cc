@@ -1,0 +1,136 @@
+// fbroker-init: a container's first process. Mounts the workspace, starts
+// fbroker-fuse to answer for it, and runs the agent beside them without any
+// capability, in a PID namespace where it can neither see nor signal them.
+//
+// It holds no authority: what it checks is for clear errors. The broker decides.
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+
+#include "container/hardening/capabilities.h"
+#include "container/hardening/no_new_privs.h"
+#include "shim/init/agent.h"
+#include "shim/init/options.h"
+#include "shim/init/process.h"
+#include "shim/init/terminal.h"
+#include "shim/init/workspace.h"
+
+namespace fbroker::init {
+namespace {
+
+void tell(const Options& options, const std::string& line) {
+  if (options.status_fd < 0) return;
+  [[maybe_unused]] const ssize_t written =
+      ::write(options.status_fd, (line + "\n").c_str(), line.size() + 1);
+}
+
+[[noreturn]] void cannot_start(const Options& options, const Error& error) {
+  tell(options, "failed");
+  die(error.text());
+}
+
+// Everything that arrives from outside stays ours, and nothing is inherited by
+// accident: each child names what it keeps.
+void close_on_exec_from_here_on() {
+  ::syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC);
+}
+
+// Blocked for good: a first process ignores signals without a handler unless
+// they are blocked, and we take them one by one.
+void block_signals() {
+  sigset_t all;
+  ::sigfillset(&all);
+  ::sigprocmask(SIG_SETMASK, &all, nullptr);
+}
+
+struct Children {
+  pid_t file_service;
+  pid_t agent;
+};
+
+// Ends what is left beside the agent: politely, then not.
+void end_file_service(pid_t file_service) {
+  ::kill(file_service, SIGTERM);
+  sigset_t child;
+  ::sigemptyset(&child);
+  ::sigaddset(&child, SIGCHLD);
+  timespec left{.tv_sec = 2, .tv_nsec = 0};
+  while (::waitpid(file_service, nullptr, WNOHANG) == 0)
+    if (::sigtimedwait(&child, nullptr, &left) < 0 && errno == EAGAIN) {
+      ::kill(file_service, SIGKILL);
+      return;  // the namespace's end takes it
+    }
+}
+
+// Reaps, passes signals on, and returns the agent's status.
+int supervise(Children children) {
+  sigset_t all;
+  ::sigfillset(&all);
+  bool serves = true;
+  for (;;) {
+    int status = 0;
+    for (pid_t ended; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+      if (ended == children.agent) {
+        if (serves) end_file_service(children.file_service);
+        return exit_status(status);
+      }
+      if (ended == children.file_service) {
+        serves = false;
+        std::fprintf(stderr, "fbroker-init: fbroker-fuse ended (status %d): the workspace is gone\n",
+                     exit_status(status));
+      }
+    }
+    const int number = ::sigwaitinfo(&all, nullptr);
+    for (const int forwarded : kForwarded)
+      if (number == forwarded) ::kill(children.agent, number);
+  }
+}
+
+int run(int argc, char** argv) {
+  auto parsed = parse_options(argc, argv);
+  if (!parsed) die(parsed.error().text());
+  const Options& options = *parsed;
+  close_on_exec_from_here_on();
+  if (auto done = hardening::set_not_dumpable(); !done) cannot_start(options, done.error());
+  if (options.tty) release_terminal();
+  block_signals();
+
+  auto device = mount_workspace(options);
+  if (!device) cannot_start(options, device.error());
+  auto file_service = start_file_service(options, std::move(*device));
+  if (!file_service) cannot_start(options, file_service.error());
+
+  UniqueFd terminal;
+  if (options.console_fd >= 0) {
+    auto made = make_terminal(options);
+    if (!made) cannot_start(options, made.error());
+    terminal = std::move(*made);
+    ::close(options.console_fd);
+  }
+  auto agent = start_agent(options, terminal.get());
+  if (!agent) cannot_start(options, agent.error());
+  terminal = UniqueFd();
+  // What watches needs no power either.
+  if (auto done = hardening::set_no_new_privs(); !done) cannot_start(options, done.error());
+  if (auto done = hardening::drop_all_capabilities(); !done) cannot_start(options, done.error());
+  tell(options, "started");
+  ::close(STDIN_FILENO);
+  ::close(STDOUT_FILENO);
+
+  const int status = supervise({*file_service, *agent});
+  tell(options, "exit " + std::to_string(status));
+  return status;
+}
+
+}  // namespace
+}  // namespace fbroker::init
+
+int main(int argc, char** argv) { return fbroker::init::run(argc, argv); }
