@@ -57,7 +57,7 @@ Result<std::shared_ptr<const Export>> Export::open(const policy::Export& wanted,
   made->wanted_path_ = std::move(host_path);
   made->submounts_ = wanted.submounts;
   made->static_ = wanted.static_content;
-  made->owner_ = Owner::of(stat->uid, stat->gid);
+  made->owner_ = Owner::acting_for(stat->uid, stat->gid);
   made->host_root_ = kernel_name(found.get());
   if (stat->is_regular()) {
     const std::size_t slash = made->host_root_.rfind('/');

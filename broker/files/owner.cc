@@ -84,6 +84,11 @@ Owner Owner::of(uid_t uid, gid_t gid) {
   return owner;
 }
 
+Owner Owner::acting_for(uid_t uid, gid_t gid) {
+  if (runs_as_root()) return of(uid, gid);
+  return {::geteuid(), ::getegid(), own_groups()};
+}
+
 bool Owner::in_group(gid_t group) const noexcept {
   return group == gid || std::find(groups.begin(), groups.end(), group) != groups.end();
 }

@@ -21,6 +21,9 @@ struct Owner {
   // The user `uid` with the groups that the host's user database gives it.
   // `gid` holds where the database does not know the user.
   static Owner of(uid_t uid, gid_t gid);
+  // Whom this process acts as on files of that user: them, when it runs as
+  // root; else itself.
+  static Owner acting_for(uid_t uid, gid_t gid);
 
   bool in_group(gid_t group) const noexcept;
 };

@@ -26,6 +26,14 @@ namespace fbroker::broker {
 struct Rights {
   bool read = false;    // directories: list
   bool write = false;
+
+  friend bool operator==(Rights, Rights) = default;
+};
+
+// A grant for one open, used up by the handle that it opened.
+struct Pin {
+  std::string grant;
+  bool overrides_deny = false;
 };
 
 // A name of a directory's listing. Attributes are looked up page by page.
@@ -53,7 +61,7 @@ struct Handle {
   WorkspacePath path;                   // its last name; follows renames
   bool unlinked = false;                // the name is another file's by now
   protocol::FileIdentity in_directory;  // where that name is, for the host watch
-  std::vector<std::string> pinned_by;   // grants for one open that this was
+  std::vector<Pin> pinned_by;           // grants for one open that this was
   Rights revoked;                       // taken away for good
   std::vector<ListedName> listing;
   std::size_t listing_bytes = 0;

@@ -1,0 +1,57 @@
+// Every call of the file service and the operation it needs. What a call may do
+// is decided from this table alone, so that a new one cannot forget to ask.
+// (Private to broker/files.)
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+#include "broker/files/local_file_service.h"
+#include "policy/model.h"
+
+namespace fbroker::broker {
+
+enum class LocalFileService::Call : std::uint8_t {
+  lookup, stat, readlink, open, read, write, fsync, open_directory, read_directory, close,
+  mkdir, symlink, link, unlink, rmdir, rename, truncate, chmod, utimens, statfs, resolve,
+};
+
+struct CallInfo {
+  std::string_view name;         // the syscall's, as records spell it
+  policy::Operation needs;       // open: besides, what its flags say
+};
+
+inline constexpr std::array<CallInfo, 21> kCalls{{
+    {"lookup", policy::Operation::list},
+    {"stat", policy::Operation::list},
+    {"readlink", policy::Operation::read},
+    {"open", policy::Operation::list},
+    {"read", policy::Operation::read},
+    {"write", policy::Operation::write},
+    {"fsync", policy::Operation::list},
+    {"opendir", policy::Operation::list},
+    {"readdir", policy::Operation::list},
+    {"close", policy::Operation::list},
+    {"mkdir", policy::Operation::create},
+    {"symlink", policy::Operation::create},
+    {"link", policy::Operation::create},
+    {"unlink", policy::Operation::delete_},
+    {"rmdir", policy::Operation::delete_},
+    {"rename", policy::Operation::delete_},   // and create and more on the target
+    {"truncate", policy::Operation::write},
+    {"chmod", policy::Operation::write},
+    {"utimens", policy::Operation::write},
+    {"statfs", policy::Operation::list},
+    {"lookup", policy::Operation::list},      // resolve: a lookup per component
+}};
+
+template <class CallType>
+constexpr const CallInfo& info_of(CallType call) {
+  return kCalls[static_cast<std::size_t>(call)];
+}
+
+// The name by which a descriptor can be named to calls that take only names.
+inline std::string proc_name(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+
+}  // namespace fbroker::broker

@@ -1,0 +1,345 @@
+// Making, removing and renaming names.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <memory>
+
+#include "broker/files/calls.h"
+#include "broker/files/own_files.h"
+#include "broker/files/symlink_target.h"
+#include "broker/watch/host_watch.h"
+
+namespace fbroker::broker {
+
+using policy::Operation;
+using protocol::Caller;
+using protocol::FileIdentity;
+using protocol::FileRef;
+using protocol::Lookup;
+
+namespace {
+
+// Entries looked at, before a directory that moves up is refused for its size.
+constexpr std::size_t kMaxMovedEntries = 100'000;
+constexpr int kMaxMovedDepth = 128;
+
+Result<void, Errno> result_of(int returned) {
+  if (returned != 0) return Errno::last();
+  return ok;
+}
+
+// How many directories lie between an export's root and the file at `path`.
+std::size_t depth_of(const Export& on, const WorkspacePath& path) {
+  const std::string_view below = path.below(on.at());
+  return static_cast<std::size_t>(std::count(below.begin(), below.end(), '/'));
+}
+
+// Whether every link at or below `name` would stay within the export when
+// `name` itself lies `depth` below its root. False also for what is too large
+// to be looked through.
+bool links_stay(const Export& on, int directory, const char* name, std::size_t depth, int nesting,
+                std::size_t& budget) {
+  if (budget == 0 || nesting > kMaxMovedDepth) return false;
+  --budget;
+  const auto stat = stat_at(directory, name);
+  if (!stat) return false;
+  if (stat->is_symlink()) {
+    char target[PATH_MAX];
+    const ssize_t size = ::readlinkat(directory, name, target, sizeof target);
+    return size >= 0 && target_stays({target, static_cast<std::size_t>(size)}, depth);
+  }
+  if (!stat->is_directory()) return true;
+  auto opened = on.open_child(directory, name, O_RDONLY | O_DIRECTORY);
+  if (!opened) return false;
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(opened->get()), &::closedir);
+  if (!stream) return false;
+  const int self = opened->release();
+  while (const dirent* entry = ::readdir(stream.get())) {
+    const std::string_view child(entry->d_name);
+    if (child == "." || child == "..") continue;
+    if (!links_stay(on, self, entry->d_name, depth + 1, nesting + 1, budget)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// May something new be made at this path? What is hidden there answers as what
+// is forbidden, whether it exists or not.
+Result<LocalFileService::Decided, Errno> LocalFileService::permit_new(const Gate& gate,
+                                                                      const WorkspacePath& path) {
+  FBROKER_TRY_VOID(session_.audit.ready());
+  Decided decided = decide(gate, path);
+  if (!decided.allows(Operation::create)) {
+    if (decided.visible() && decided.on != nullptr) {
+      // A visible name that is there says so: mkdir -p counts on it.
+      const auto found = find(gate, decided);
+      if (found && found->stat) return Errno{EEXIST};
+    }
+    return refuse(gate, decided, Operation::create, Errno{EACCES});
+  }
+  if (gate.exports().is_export(path) || gate.exports().leads_to_export(path)) return Errno{EEXIST};
+  if (decided.on == nullptr) return Errno{EROFS};
+  return decided;
+}
+
+// --- Making
+
+Result<Lookup, Errno> LocalFileService::mkdir(const Caller& caller, const WorkspacePath& path,
+                                              std::uint32_t permissions) {
+  const Gate gate = enter(caller, Call::mkdir);
+  const std::shared_lock names(names_);
+  FBROKER_TRY(const Decided decided, permit_new(gate, path));
+  FBROKER_TRY(const Found before, find(gate, decided));
+  if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
+  FileStat made;
+  const auto outcome = [&]() -> Result<void, Errno> {
+    const ActAs as(decided.on->owner());
+    const int parent = before.place.directory.get();
+    const char* name = before.place.name.c_str();
+    FBROKER_TRY_VOID(result_of(::mkdirat(parent, name, 0700)));
+    FBROKER_TRY(const UniqueFd fd, decided.on->open_child(parent, name, O_PATH | O_DIRECTORY));
+    FBROKER_TRY_VOID(result_of(::chmod(proc_name(fd.get()).c_str(), permissions & 0777)));
+    FBROKER_TRY(made, stat_of(fd.get()));
+    return ok;
+  }();
+  if (outcome) created_.add(path, made.identity);
+  if (outcome) tell_own_change(gate, path, before.directory.identity, &made);
+  FBROKER_TRY_VOID(finish(gate, decided, Operation::create, outcome));
+  return answer_lookup(gate, decide(gate, path));
+}
+
+Result<Lookup, Errno> LocalFileService::symlink(const Caller& caller, std::string_view target,
+                                                const WorkspacePath& path) {
+  if (target.empty()) return Errno{ENOENT};
+  if (target.size() > kMaxPathBytes - 1) return Errno{ENAMETOOLONG};
+  if (target.find('\0') != target.npos) return Errno{EINVAL};
+  const Gate gate = enter(caller, Call::symlink);
+  const std::shared_lock names(names_);
+  FBROKER_TRY(const Decided decided, permit_new(gate, path));
+  const RecordWords words{.target = std::string(target)};
+  // ATTACK: the broker follows no link and the agent's kernel stays in its
+  //   container, but the person's own editor or build follows what lies here.
+  if (!target_stays(target, depth_of(*decided.on, path)))
+    return refuse(gate, decided, Operation::create, Errno{EPERM},
+                  {.target = words.target, .detail = "link leaves its export"});
+  FBROKER_TRY(const Found before, find(gate, decided));
+  if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
+  const auto outcome = [&] {
+    const ActAs as(decided.on->owner());
+    return result_of(::symlinkat(words.target.c_str(), before.place.directory.get(),
+                                 before.place.name.c_str()));
+  }();
+  if (outcome) tell_own_change(gate, path, before.directory.identity, nullptr);
+  FBROKER_TRY_VOID(finish(gate, decided, Operation::create, outcome, words));
+  return answer_lookup(gate, decided);
+}
+
+Result<Lookup, Errno> LocalFileService::link(const Caller& caller, const FileRef& existing,
+                                             const WorkspacePath& added) {
+  const Gate gate = enter(caller, Call::link);
+  const std::unique_lock names(names_);
+  FBROKER_TRY(const Decided source, permit(gate, existing.path, Operation::list));
+  FBROKER_TRY(const Decided decided, permit_new(gate, added));
+  FBROKER_TRY(const Found from, find_existing(gate, source, existing.expect));
+  const RecordWords words{.target = added.bytes()};
+  if (!from.stat->is_regular()) return Errno{EPERM};
+  if (source.on != decided.on) return Errno{EXDEV};
+  if (from.stat->is_set_id())
+    return refuse(gate, source, Operation::create, Errno{EPERM}, {.target = words.target, .detail = "set-id file"});
+  // INVARIANT: a second name never allows what the first does not.
+  if (gate.snapshot().would_widen(existing.path, added, false,
+                                  {.created_by_session = is_created(gate, existing.path)},
+                                  {.created_by_session = is_created(gate, added)}))
+    return refuse(gate, source, Operation::create, Errno{EXDEV}, {.target = words.target, .detail = "would widen"});
+  FBROKER_TRY(const Found before, find(gate, decided));
+  if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
+  FBROKER_TRY(const UniqueFd fd, pin_down(gate, source, from));
+  const auto outcome = [&] {
+    const ActAs as(decided.on->owner());
+    // By descriptor, so that it is the file that was decided on.
+    return result_of(::linkat(AT_FDCWD, proc_name(fd.get()).c_str(), before.place.directory.get(),
+                              before.place.name.c_str(), AT_SYMLINK_FOLLOW));
+  }();
+  if (outcome) {
+    const auto now = stat_of(fd.get());
+    tell_own_change(gate, added, before.directory.identity, now ? &*now : nullptr);
+    tell_own_change(gate, existing.path, from.directory.identity, now ? &*now : nullptr);
+  }
+  FBROKER_TRY_VOID(finish(gate, source, Operation::list, outcome, words));
+  return answer_lookup(gate, decided);
+}
+
+// --- Removing
+
+Result<void, Errno> LocalFileService::unlink(const Caller& caller, const WorkspacePath& path) {
+  return remove(enter(caller, Call::unlink), path, false);
+}
+
+Result<void, Errno> LocalFileService::rmdir(const Caller& caller, const WorkspacePath& path) {
+  return remove(enter(caller, Call::rmdir), path, true);
+}
+
+Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePath& path,
+                                             bool directory) {
+  FBROKER_TRY_VOID(session_.audit.ready());
+  // Alone: the name must still be the file that was looked at when it goes.
+  const std::unique_lock names(names_);
+  const Decided decided = decide(gate, path);
+  if (!decided.visible()) return refuse(gate, decided, Operation::delete_, Errno{ENOENT});
+  if (!decided.allows(Operation::delete_)) {
+    const auto found = find_existing(gate, decided);
+    return refuse(gate, decided, Operation::delete_, found ? Errno{EACCES} : found.error());
+  }
+  if (holds_fixed(gate, path)) return refuse(gate, decided, Operation::delete_, Errno{EBUSY});
+  FBROKER_TRY(const Found found, find_existing(gate, decided));
+  if (found.stat->is_directory() != directory) return Errno{directory ? ENOTDIR : EISDIR};
+  const auto outcome = [&] {
+    const ActAs as(decided.on->owner());
+    return result_of(::unlinkat(found.place.directory.get(), found.place.name.c_str(),
+                                directory ? AT_REMOVEDIR : 0));
+  }();
+  if (outcome) {
+    mark_unlinked(path, found.stat->identity);
+    if (directory) created_.forget(path);
+    tell_own_change(gate, path, found.directory.identity, nullptr);
+  }
+  return finish(gate, decided, Operation::delete_, outcome);
+}
+
+// --- Renaming
+
+Result<void, Errno> LocalFileService::rename(const Caller& caller, const WorkspacePath& from,
+                                             const WorkspacePath& to, unsigned flags) {
+  if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return Errno{EINVAL};
+  const Gate gate = enter(caller, Call::rename);
+  FBROKER_TRY_VOID(session_.audit.ready());
+  // INVARIANT: nobody resolves a name while names change their meaning; every
+  //   handle is either entered before and follows, or opened after.
+  const std::unique_lock names(names_);
+  return rename_locked(gate, from, to, flags);
+}
+
+Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const WorkspacePath& from,
+                                                    const WorkspacePath& to, unsigned flags) {
+  const RecordWords words{.target = to.bytes()};
+  const Decided source = decide(gate, from);
+  const Decided target = decide(gate, to);
+  if (!source.visible()) return refuse(gate, source, Operation::delete_, Errno{ENOENT}, words);
+  FBROKER_TRY(const Found moving, find_existing(gate, source));
+  if (from == to && (flags & RENAME_NOREPLACE) != 0) return Errno{EEXIST};
+  if (from == to) return ok;
+  FBROKER_TRY_VOID(check_rename(gate, source, target, moving));
+  FBROKER_TRY(const Found there, find(gate, target));
+  FBROKER_TRY_VOID(check_replaced(gate, target, there, flags));
+
+  const bool was_created = is_created(gate, from);
+  const auto outcome = [&] {
+    const ActAs as(source.on->owner());
+    return result_of(::renameat2(moving.place.directory.get(), moving.place.name.c_str(),
+                                 there.place.directory.get(), there.place.name.c_str(), flags));
+  }();
+  // Two names of one file: rename(2) then does nothing at all.
+  const bool same_file = there.stat && there.stat->identity == moving.stat->identity;
+  if (outcome && !same_file) {
+    if (there.stat) mark_unlinked(to, there.stat->identity);
+    created_.forget(to);
+    created_.moved(from, to);
+    if (was_created && moving.stat->is_directory()) created_.add(to, moving.stat->identity);
+    follow_rename(from, to, there.directory.identity);
+    const auto now = stat_at(there.place.directory.get(), there.place.name.c_str());
+    tell_own_change(gate, from, moving.directory.identity, nullptr);
+    tell_own_change(gate, to, there.directory.identity, now ? &*now : nullptr);
+    if (session_.watch != nullptr && moving.stat->is_directory()) session_.watch->moved(from, to);
+  }
+  return finish(gate, source, Operation::delete_, outcome, words);
+}
+
+// Whether the policy lets this file go from there to here.
+Result<void, Errno> LocalFileService::check_rename(const Gate& gate, const Decided& source,
+                                                   const Decided& target, const Found& moving) {
+  const RecordWords words{.target = target.path.bytes()};
+  if (!source.allows(Operation::delete_))
+    return refuse(gate, source, Operation::delete_, Errno{EACCES}, words);
+  if (!target.allows(Operation::create))
+    return refuse(gate, target, Operation::create, Errno{EACCES}, {.detail = "from " + source.path.bytes()});
+  if (moving.stat->is_regular() && !target.allows(Operation::write))
+    return refuse(gate, target, Operation::write, Errno{EACCES}, {.detail = "from " + source.path.bytes()});
+  if (holds_fixed(gate, source.path) || holds_fixed(gate, target.path))
+    return refuse(gate, source, Operation::delete_, Errno{EBUSY}, words);
+  if (target.on == nullptr) return Errno{EROFS};
+  if (target.path.is_at_or_below(source.path)) return Errno{EINVAL};
+  if (source.on != target.on) return Errno{EXDEV};
+  // INVARIANT: a rename never changes what the policy says of a file.
+  if (gate.snapshot().would_widen(source.path, target.path, moving.stat->is_directory(),
+                                  {.created_by_session = is_created(gate, source.path)},
+                                  {.created_by_session = is_created(gate, target.path)}))
+    return refuse(gate, source, Operation::delete_, Errno{EXDEV}, {.target = words.target, .detail = "would widen"});
+  // ATTACK: a relative link made deep in a tree climbs out of the export once
+  //   the tree is moved up.
+  const std::size_t depth = depth_of(*source.on, target.path);
+  if (!moving.stat->is_regular() && depth < depth_of(*source.on, source.path)) {
+    const ActAs as(source.on->owner());
+    std::size_t budget = kMaxMovedEntries;
+    if (!links_stay(*source.on, moving.place.directory.get(), moving.place.name.c_str(), depth, 0, budget))
+      return refuse(gate, source, Operation::delete_, Errno{EXDEV},
+                    {.target = words.target, .detail = "link would leave its export"});
+  }
+  return ok;
+}
+
+// Whether what lies at the target may be replaced.
+Result<void, Errno> LocalFileService::check_replaced(const Gate& gate, const Decided& target,
+                                                     const Found& there, unsigned flags) {
+  if (there.hidden != nullptr) {
+    Decided hidden = target;
+    hidden.overruled = there.hidden;
+    return refuse(gate, hidden, Operation::create, Errno{EACCES});
+  }
+  if (!there.stat) return ok;
+  if ((flags & RENAME_NOREPLACE) != 0) return Errno{EEXIST};
+  for (const Operation operation : {Operation::write, Operation::delete_})
+    if (!target.allows(operation)) return refuse(gate, target, operation, Errno{EACCES});
+  return ok;
+}
+
+// --- After a change
+
+void LocalFileService::tell_own_change(const Gate& gate, const WorkspacePath& path,
+                                       const FileIdentity& directory, const FileStat* now) {
+  if (session_.watch != nullptr)
+    session_.watch->own_change(directory, path.is_root() ? "." : path.name(),
+                               now ? now->identity : FileIdentity{}, now ? now->changed : timespec{});
+  for (const WorkspacePath& other : gate.exports().other_names(path))
+    session_.events.publish(protocol::EventKind::entry, other, now ? now->identity : FileIdentity{});
+}
+
+// Precondition: names_ is held alone.
+void LocalFileService::follow_rename(const WorkspacePath& from, const WorkspacePath& to,
+                                     const FileIdentity& directory) {
+  for (const auto& handle : handles_.all()) {
+    const std::lock_guard lock(handle->mutex);
+    if (handle->unlinked || !handle->path.is_at_or_below(from)) continue;
+    auto path = handle->path.moved(from, to);
+    if (!path) continue;
+    if (handle->path == from) handle->in_directory = directory;
+    handle->path = std::move(*path);
+    handle->stamp.store(0, std::memory_order_release);
+  }
+}
+
+// Precondition: names_ is held alone.
+void LocalFileService::mark_unlinked(const WorkspacePath& path, const FileIdentity& identity) {
+  for (const auto& handle : handles_.all()) {
+    const std::lock_guard lock(handle->mutex);
+    if (handle->path != path || handle->unlinked) continue;
+    const bool same = handle->node ? handle->node->identity == identity : handle->directory;
+    handle->unlinked = handle->unlinked || same;
+  }
+}
+
+}  // namespace fbroker::broker

@@ -1,0 +1,307 @@
+// Opening, reading and writing regular files.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "broker/files/calls.h"
+#include "broker/files/own_files.h"
+
+namespace fbroker::broker {
+
+using policy::Operation;
+using policy::OperationSet;
+using protocol::Caller;
+using protocol::FileRef;
+using protocol::HandleId;
+using protocol::Lifetime;
+using protocol::Opened;
+using protocol::WriteAt;
+
+// An opened file that nobody has yet.
+struct LocalFileService::Opening {
+  UniqueFd fd;
+  FileStat stat;
+  FileStat directory;
+  Lifetime lifetime = Lifetime::none;
+  bool created = false;
+};
+
+namespace {
+
+// A file that appears and vanishes between two looks is tried again this often.
+constexpr int kMaxAttempts = 16;
+
+// The flags that reach the host; the rest is the broker's own business.
+constexpr int kPassedOn = O_ACCMODE | O_SYNC | O_DSYNC;
+
+bool reads(int flags) { return (flags & O_ACCMODE) != O_WRONLY; }
+
+// INVARIANT: truncating is writing, whatever the access mode says.
+bool writes(int flags) { return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0; }
+
+OperationSet operations_of(int flags) {
+  OperationSet operations;
+  if (reads(flags)) operations.add(Operation::read);
+  if (writes(flags)) operations.add(Operation::write);
+  return operations;
+}
+
+std::string words_for(int flags, bool created) {
+  constexpr std::array<std::string_view, 4> kModes{"O_RDONLY", "O_WRONLY", "O_RDWR", "O_RDWR"};
+  std::string words(kModes[static_cast<std::size_t>(flags & O_ACCMODE)]);
+  if ((flags & O_CREAT) != 0) words += "|O_CREAT";
+  if ((flags & O_EXCL) != 0) words += "|O_EXCL";
+  if ((flags & O_TRUNC) != 0) words += "|O_TRUNC";
+  if ((flags & O_APPEND) != 0) words += "|O_APPEND";
+  return created ? words + " created" : words;
+}
+
+bool fits_file_offset(std::uint64_t offset, std::size_t size) {
+  constexpr auto kMax = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
+  return offset <= kMax && size <= kMax - offset;
+}
+
+}  // namespace
+
+Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef& ref, int flags,
+                                             std::uint32_t permissions) {
+  if (!protocol::open_flags_known(flags)) return Errno{EINVAL};
+  std::vector<Pin> used;
+  auto opened = open_file(enter(caller, Call::open), ref, flags, permissions, used);
+  if (!opened) {
+    give_back(used);
+  } else if (options_.on_grant_used) {
+    for (const Pin& pin : used) options_.on_grant_used(pin.grant);
+  }
+  return opened;
+}
+
+Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRef& ref, int flags,
+                                                  std::uint32_t permissions,
+                                                  std::vector<Pin>& used) {
+  FBROKER_TRY_VOID(session_.audit.ready());
+  if (handles_.full()) return Errno{EMFILE};
+  const std::shared_lock names(names_);
+  const Decided decided = decide(gate, ref.path);
+  const bool may_create = (flags & O_CREAT) != 0;
+  OperationSet needed = operations_of(flags);
+  if (!may_create && !decided.visible())
+    return refuse(gate, decided, Operation::list, Errno{ENOENT}, {.detail = words_for(flags, false)});
+  for (const Operation operation : {Operation::read, Operation::write})
+    if (needed.has(operation) && !decided.allows(operation))
+      return refuse(gate, decided, operation, Errno{EACCES}, {.detail = words_for(flags, false)});
+  if (decided.on == nullptr)
+    return Errno{gate.exports().leads_to_export(ref.path) ? EISDIR : may_create ? EROFS : ENOENT};
+
+  const bool creates = may_create && decided.allows(Operation::create);
+  if (creates) needed.add(Operation::create);
+  FBROKER_TRY(used, claim(gate, decided, needed));
+  for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
+    if (creates) {
+      auto made = create_file(gate, decided, flags, permissions);
+      if (made) return hand_out(gate, decided, std::move(*made), flags, used);
+      if (made.error().value != EEXIST || (flags & O_EXCL) != 0) return made.error();
+    }
+    auto opening = open_existing(gate, decided, flags, ref.expect);
+    if (opening && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) return Errno{EEXIST};
+    if (opening) return hand_out(gate, decided, std::move(*opening), flags, used);
+    if (opening.error().value != ENOENT || !may_create) return opening.error();
+    if (!creates)
+      return refuse(gate, decided, Operation::create, Errno{EACCES},
+                    {.detail = words_for(flags, false)});
+  }
+  return Errno{ENOENT};
+}
+
+// The file is found, held by a descriptor without rights, looked at, and only
+// then opened through that descriptor: a FIFO or a device is never opened at
+// all, and nothing can be put in the file's place in between.
+Result<LocalFileService::Opening, Errno> LocalFileService::open_existing(
+    const Gate& gate, const Decided& decided, int flags, const protocol::FileIdentity& expect) {
+  FBROKER_TRY(const Found found, find_existing(gate, decided, expect));
+  if (found.stat->is_symlink()) return Errno{ELOOP};
+  if (found.stat->is_directory()) return Errno{EISDIR};
+  FBROKER_TRY(const UniqueFd pinned, pin_down(gate, decided, found));
+  // ATTACK: writing to a set-id file would put words into its owner's mouth.
+  if (writes(flags) && found.stat->is_set_id())
+    return refuse(gate, decided, Operation::write, Errno{EACCES}, {.detail = "set-id file"});
+  Opening opening;
+  const ActAs as(decided.on->owner());
+  const int access = flags & kPassedOn;
+  opening.fd = UniqueFd(::open(proc_name(pinned.get()).c_str(),
+                               access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (!opening.fd) return Errno::last();
+  if ((flags & O_TRUNC) != 0) {
+    // With O_RDONLY the descriptor itself cannot truncate.
+    const bool by_name = (flags & O_ACCMODE) == O_RDONLY;
+    const int done = by_name ? ::truncate(proc_name(pinned.get()).c_str(), 0)
+                             : ::ftruncate(opening.fd.get(), 0);
+    if (done != 0) return Errno::last();
+  }
+  FBROKER_TRY(opening.stat, stat_of(opening.fd.get()));
+  opening.directory = found.directory;
+  opening.lifetime = found.lifetime;
+  return opening;
+}
+
+Result<LocalFileService::Opening, Errno> LocalFileService::create_file(const Gate& gate,
+                                                                       const Decided& decided,
+                                                                       int flags,
+                                                                       std::uint32_t permissions) {
+  FBROKER_TRY(const Found found, find(gate, decided));
+  if (found.hidden != nullptr || found.stat) return Errno{EEXIST};
+  const ActAs as(decided.on->owner());
+  Opening opening;
+  FBROKER_TRY(opening.fd, decided.on->open_child(
+                              found.place.directory.get(), found.place.name.c_str(),
+                              (flags & kPassedOn) | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+  opening.created = true;
+  // The caller's umask is in `permissions`; the broker's own must not be.
+  if (::fchmod(opening.fd.get(), permissions & 0777) != 0) return Errno::last();
+  FBROKER_TRY(opening.stat, stat_of(opening.fd.get()));
+  opening.directory = found.directory;
+  opening.lifetime = found.lifetime;
+  return opening;
+}
+
+Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided& decided,
+                                                 Opening opening, int flags,
+                                                 const std::vector<Pin>& used) {
+  // The last look, at what was really opened.
+  if (!opening.stat.is_regular()) return Errno{EACCES};
+  if (session_.own_files.contains(opening.stat)) return Errno{ENOENT};
+
+  auto made = std::make_shared<Handle>();
+  made->fd = std::move(opening.fd);
+  made->on = gate.exports().share(decided.on);
+  made->node = nodes_.node(opening.stat.identity);
+  made->opened = {.read = reads(flags), .write = (flags & O_ACCMODE) != O_RDONLY};
+  made->pid = gate.caller.pid;
+  made->path = decided.path;
+  made->in_directory = opening.directory.identity;
+  made->pinned_by = used;
+  Opened opened{.attributes = attributes(decided, opening.stat), .lifetime = opening.lifetime};
+  FBROKER_TRY(opened.handle, handles_.insert(made));
+
+  const Operation operation = opening.created ? Operation::create
+                              : writes(flags) ? Operation::write
+                                              : Operation::read;
+  auto written = finish(gate, decided, operation, ok,
+                        {.detail = words_for(flags, opening.created), .handle = opened.handle});
+  if (opening.created || (flags & O_TRUNC) != 0)
+    tell_own_change(gate, decided.path, opening.directory.identity, &opening.stat);
+  if (!written) {
+    handles_.remove(opened.handle);
+    return written.error();
+  }
+  return opened;
+}
+
+// --- Grants for one open
+
+Result<std::vector<Pin>, Errno> LocalFileService::claim(const Gate& gate, const Decided& decided,
+                                                        OperationSet operations) {
+  std::vector<Pin> needed;
+  for (std::size_t at = 0; at < policy::kOperations; ++at) {
+    if (!operations.has(static_cast<Operation>(at))) continue;
+    const std::string_view reason = gate.snapshot().reason(decided.decision.entries[at].reason).id;
+    for (const policy::Grant& grant : gate.snapshot().grants())
+      if (grant.once && grant.id == reason &&
+          std::none_of(needed.begin(), needed.end(), [&](const Pin& pin) { return pin.grant == reason; }))
+        needed.push_back({grant.id, grant.override_deny});
+  }
+  if (needed.empty()) return needed;
+  {
+    const std::lock_guard lock(claims_mutex_);
+    const bool free = std::none_of(needed.begin(), needed.end(),
+                                   [&](const Pin& pin) { return claims_.contains(pin.grant); });
+    if (free) {
+      for (const Pin& pin : needed) claims_.insert(pin.grant);
+      return needed;
+    }
+  }
+  return refuse(gate, decided, Operation::read, Errno{EACCES}, {.detail = "grant already used"});
+}
+
+void LocalFileService::give_back(const std::vector<Pin>& claimed) {
+  const std::lock_guard lock(claims_mutex_);
+  for (const Pin& pin : claimed) claims_.erase(pin.grant);
+}
+
+// --- Reading and writing
+
+Result<std::size_t, Errno> LocalFileService::read(const Caller& caller, HandleId id,
+                                                  std::uint64_t offset, std::span<std::byte> into) {
+  FBROKER_TRY(const auto file, handle(id, false));
+  if (!file->opened.read) return Errno{EBADF};
+  const Gate gate = enter(caller, Call::read);
+  FBROKER_TRY_VOID(session_.audit.ready());
+  if (!rights(gate, *file).read) {
+    FBROKER_TRY_VOID(permit_handle(gate, *file, Operation::read));
+    return Errno{EACCES};
+  }
+  if (!fits_file_offset(offset, into.size())) return Errno{EINVAL};
+  ssize_t count = 0;
+  do {
+    count = ::pread(file->fd.get(), into.data(), into.size(), static_cast<off_t>(offset));
+  } while (count < 0 && errno == EINTR);
+  if (count < 0) return Errno::last();
+  file->bytes_read += static_cast<std::uint64_t>(count);
+  return static_cast<std::size_t>(count);
+}
+
+Result<std::size_t, Errno> LocalFileService::write(const Caller& caller, HandleId id, WriteAt at,
+                                                   std::span<const std::byte> data) {
+  FBROKER_TRY(const auto file, handle(id, false));
+  if (!file->opened.write) return Errno{EBADF};
+  const Gate gate = enter(caller, Call::write);
+  FBROKER_TRY_VOID(session_.audit.ready());
+  if (!rights(gate, *file).write) {
+    FBROKER_TRY_VOID(permit_handle(gate, *file, Operation::write));
+    return Errno{EACCES};
+  }
+  // Descriptors never carry O_APPEND (pwrite(2), BUGS: it would ignore the
+  // offset): the end is found and written to under the node's lock.
+  std::unique_lock<std::mutex> append;
+  if (at.append) {
+    append = std::unique_lock(file->node->append);
+    FBROKER_TRY(const FileStat now, stat_of(file->fd.get()));
+    at.offset = now.size;
+  }
+  if (!fits_file_offset(at.offset, data.size())) return Errno{EFBIG};
+  std::size_t done = 0;
+  while (done < data.size()) {
+    const ssize_t count = ::pwrite(file->fd.get(), data.data() + done, data.size() - done,
+                                   static_cast<off_t>(at.offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && done == 0) return Errno::last();
+    if (count <= 0) break;
+    done += static_cast<std::size_t>(count);
+  }
+  file->bytes_written += done;
+  if (session_.watch == nullptr) return done;
+  if (const auto now = stat_of(file->fd.get())) {
+    std::unique_lock lock(file->mutex);
+    const WorkspacePath path = file->path;
+    const auto directory = file->in_directory;
+    const bool unlinked = file->unlinked;
+    lock.unlock();
+    if (!unlinked) tell_own_change(gate, path, directory, &*now);
+  }
+  return done;
+}
+
+Result<void, Errno> LocalFileService::fsync(const Caller& caller, HandleId id, bool data_only) {
+  const auto file = handles_.find(id);
+  if (!file) return Errno{EBADF};
+  const Gate gate = enter(caller, Call::fsync);
+  FBROKER_TRY_VOID(permit_handle(gate, *file, Operation::list));
+  if (!file->fd) return ok;
+  if ((data_only ? ::fdatasync(file->fd.get()) : ::fsync(file->fd.get())) != 0) return Errno::last();
+  return ok;
+}
+
+}  // namespace fbroker::broker
