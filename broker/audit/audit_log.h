@@ -1,5 +1,14 @@
-// AuditLog: no access without its record (design section 8).
+// AuditLog: no access without its record (design section 8, docs/audit.md).
+//
+// A directory of segments 000001.jsonl, 000002.jsonl, … : one JSON object a
+// line, each with the hash of the one before. Many producers, one writer.
 #pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
 
 #include "broker/audit/record.h"
 #include "policy/base/result.h"
@@ -22,6 +31,75 @@ class AuditSink {
   // its record can only be written once its result is known. Must be cheap.
   // Errors: EIO while the log cannot be written.
   virtual Result<void, Errno> ready() { return ok; }
+};
+
+// What one session may write: a bucket that fills at a rate up to a burst.
+// Beyond it that session's appends answer EIO, and nobody else's.
+struct AuditQuota {
+  double records_per_second = 20'000;
+  double records_burst = 2'000'000;
+  double bytes_per_second = 8.0 * 1024 * 1024;
+  double bytes_burst = 1024.0 * 1024 * 1024;
+};
+
+struct AuditOptions {
+  std::string directory;                          // made (0700) when missing
+  std::uint64_t segment_bytes = 64u << 20;        // a segment that reached it is followed by the next
+  std::size_t ring_bytes = 4u << 20;              // power of two, 64 KiB to 1 GiB; one that exists keeps its size
+  std::chrono::milliseconds fold_window{1000};    // how long equal refusals are counted together; 0 = never
+  std::uint64_t fold_limit = 10'000;              // repeats in one record at most
+  std::chrono::milliseconds pace{5};              // least time between two fdatasync(2), unless the ring fills
+  std::chrono::milliseconds retry{250};           // between attempts while the log cannot be written
+  AuditQuota quota;
+};
+
+// What open() found of a predecessor that did not end well.
+struct AuditRecovery {
+  std::uint64_t drained = 0;      // records that were in its ring and not in the log
+  std::uint64_t torn = 0;         // damaged pieces: kept aside, not in the log
+  std::string kept_aside;         // the last file that holds such pieces
+  std::uint64_t lost_after = 0;   // the log ends here, though more had been written; 0 = whole
+};
+
+struct AuditStatus {
+  bool writing = true;            // false: append() answers EIO
+  std::string problem;            // why, for a person
+  std::uint64_t appended = 0;     // number of the last record taken over
+  std::uint64_t durable = 0;      // number of the last record on disk
+  std::string head;               // that one's hash, 64 hex digits
+  std::string segment;            // the file being written
+  std::size_t ring_used = 0;      // bytes
+  std::size_t ring_bytes = 0;
+  std::uint64_t refused = 0;      // appends answered EIO since open, because of the log
+  std::uint64_t over_quota = 0;   // and because of a quota
+  AuditRecovery recovery;
+};
+
+// Threads: all members, any thread.
+class AuditLog final : public AuditSink {
+ public:
+  // Takes the directory's lock, drains what a killed predecessor left, starts
+  // the writer. Errors: another broker writes there; the directory is not ours
+  // alone; what was left cannot be written (it then stays where it is).
+  static Result<std::unique_ptr<AuditLog>> open(AuditOptions options);
+
+  // Writes out everything, folded repeats too. What cannot be written stays in
+  // the ring for the next open().
+  ~AuditLog() override;
+
+  // Waits only while the ring is full. EIO besides: this session's quota.
+  Result<void, Errno> append(const Record& record) override;
+
+  // Waits until everything appended so far is on disk (folded repeats are
+  // brought forward). False: not within `bound`.
+  bool sync(std::chrono::milliseconds bound);
+
+  AuditStatus status() const;
+
+ private:
+  struct Impl;
+  explicit AuditLog(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace fbroker::audit

@@ -1,0 +1,398 @@
+#include "broker/audit/audit_log.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+#include "broker/audit/encode.h"
+#include "broker/audit/folds.h"
+#include "broker/audit/layout.h"
+#include "broker/audit/quota.h"
+#include "broker/audit/ring.h"
+#include "broker/audit/segments.h"
+
+namespace fbroker::audit {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kBatchBytes = 1u << 20;       // of lines in one write(2)
+constexpr auto kRepeatTheAlarm = std::chrono::seconds(10);
+
+WallTime wall_time() { return std::chrono::system_clock::now(); }
+WallTime wall_time(std::int64_t ns) { return WallTime(std::chrono::nanoseconds(ns)); }
+
+// A refusal by rule. Errors of allowed operations are not folded: they are few
+// or each is news.
+bool is_refusal(const Record& record) {
+  return !record.session.empty() && (record.decision == "deny" || record.decision == "ask");
+}
+
+void add_repeats(std::string& out, std::string_view members, std::uint64_t repeats,
+                 std::int64_t first_ns, std::int64_t last_ns) {
+  add_time(out, "time", wall_time(last_ns));
+  add_time(out, "since", wall_time(first_ns));
+  out += ',';
+  out += members;
+  add_number(out, "repeated", repeats);
+}
+
+// 0700 and ours: whoever can write here can write history.
+Result<UniqueFd> open_directory(const std::string& path) {
+  std::error_code error;
+  const auto parent = std::filesystem::path(path).parent_path();
+  if (!parent.empty()) std::filesystem::create_directories(parent, error);
+  if (error) return Error{path, "cannot be made: " + error.message()};
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
+    return Error{path, std::string("cannot be made: ") + std::strerror(errno)};
+  UniqueFd directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct stat st {};
+  if (!directory || ::fstat(directory.get(), &st) != 0)
+    return Error{path, std::string("cannot be opened: ") + std::strerror(errno)};
+  if (st.st_uid != ::geteuid() || (st.st_mode & 022) != 0)
+    return Error{path, "must be yours and writable by nobody else (chmod 700)"};
+  return directory;
+}
+
+Result<UniqueFd> take_lock(int directory, const std::string& path) {
+  UniqueFd file(::openat(directory, kLockName, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!file) return Error{path, std::string("its lock cannot be opened: ") + std::strerror(errno)};
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  if (::fcntl(file.get(), F_OFD_SETLK, &whole) != 0)
+    return Error{path, "another broker writes this audit log; give this one another with --audit"};
+  return file;
+}
+
+}  // namespace
+
+struct AuditLog::Impl {
+  Impl(AuditOptions o, UniqueFd dir, UniqueFd lock, std::unique_ptr<Ring> r, SegmentWriter w)
+      : options(std::move(o)), directory(std::move(dir)), lock_file(std::move(lock)),
+        ring(std::move(r)), segments(std::move(w)), quotas(options.quota),
+        folds(*ring, options.fold_window, options.fold_limit) {}
+
+  Result<void> recover();
+  Result<void, Errno> append(const Record& record);
+  bool push(std::unique_lock<std::mutex>& lock, std::string_view fields);
+  bool push_repeats(FoldSlot& slot);
+  void say_over_quota(std::unique_lock<std::mutex>& lock, const std::string& session);
+  bool sync(std::chrono::milliseconds bound);
+
+  void run();
+  void wait_for_work(std::unique_lock<std::mutex>& lock);
+  bool write_batch(std::unique_lock<std::mutex>& lock);
+  void broken(const Error& error);
+  void mended();
+
+  const AuditOptions options;
+  const UniqueFd directory;
+  const UniqueFd lock_file;
+  const std::unique_ptr<Ring> ring;
+
+  // The writer's alone once it runs.
+  SegmentWriter segments;
+  Hasher hasher;
+  std::string lines;
+  Clock::time_point last_sync{};
+  Clock::time_point last_alarm{};
+
+  // Guards all that follows and every call on ring, quotas and folds. No other
+  // lock is taken while it is held, and no file is touched.
+  mutable std::mutex mutex;
+  std::condition_variable work;       // for the writer
+  std::condition_variable progress;   // for those who wait for room or for the disk
+  Quotas quotas;
+  Folds folds;
+  AuditStatus state;
+  bool stopping = false;
+  bool writer_idle = false;           // it waits for the first record of a batch
+  bool hurry = false;                 // sync(): end all windows now
+  std::uint64_t hurries_done = 0;
+  std::uint64_t hurried_to = 0;       // the last record that sync() waits for
+  std::uint64_t refused_at_break = 0;
+
+  std::thread writer;
+};
+
+// ---- taking records over -------------------------------------------------
+
+Result<void, Errno> AuditLog::Impl::append(const Record& record) {
+  thread_local std::string members, fields;
+  const WallTime when = wall_time();
+  const bool refusal = is_refusal(record);
+  members.clear();
+  if (refusal) {
+    add_members(members, record, Members::all_but_who);
+    const std::lock_guard lock(mutex);
+    if (!state.writing) return ++state.refused, Errno{EIO};
+    if (folds.count(members, when)) return ok;
+  }
+
+  fields.clear();
+  add_time(fields, "time", when);
+  add_members(fields, record, Members::all);
+  if (record.repeated > 1) add_number(fields, "repeated", record.repeated);
+  std::unique_lock lock(mutex);
+  if (!state.writing) return ++state.refused, Errno{EIO};
+  if (fields.size() > ring->max_fields()) return ++state.refused, Errno{EIO};
+  if (!record.session.empty()) {
+    const auto answer = quotas.take(record.session, fields.size(), Clock::now());
+    if (answer == Quotas::Answer::no_and_say_so) say_over_quota(lock, record.session);
+    if (answer != Quotas::Answer::yes) return ++state.over_quota, Errno{EIO};
+  }
+  if (!push(lock, fields)) return ++state.refused, Errno{EIO};
+  if (refusal) folds.remember(members, Clock::now());
+  return ok;
+}
+
+// Waits for room; false when the log broke meanwhile. Wakes the writer.
+bool AuditLog::Impl::push(std::unique_lock<std::mutex>& lock, std::string_view fields) {
+  while (!ring->push(state.appended + 1, fields)) {
+    if (!state.writing || stopping) return false;
+    work.notify_one();
+    progress.wait(lock);
+  }
+  ++state.appended;
+  // Waking it for each record would cost more than the record.
+  if (writer_idle || ring->used() > ring->capacity() / 2) work.notify_one();
+  return true;
+}
+
+bool AuditLog::Impl::push_repeats(FoldSlot& slot) {
+  thread_local std::string fields;
+  fields.clear();
+  add_repeats(fields, slot.text(), slot.repeats.load(), slot.first_ns, slot.last_ns.load());
+  // INVARIANT: killed at any point between these stores, the successor finds
+  //   the repeats in the slot, or in the record of this number, never in both.
+  slot.written_as.store(state.appended + 1);
+  if (!ring->push(state.appended + 1, fields)) {
+    slot.written_as.store(0);
+    return false;
+  }
+  ++state.appended;
+  slot.repeats.store(0);
+  slot.written_as.store(0);
+  return true;
+}
+
+void AuditLog::Impl::say_over_quota(std::unique_lock<std::mutex>& lock, const std::string& session) {
+  Record record;
+  record.session = session;
+  record.operation = "audit-quota";
+  record.decision = "deny";
+  record.error = EIO;
+  record.detail = "this session writes more records than its quota; its work is refused until it slows down";
+  std::string fields;
+  add_time(fields, "time", wall_time());
+  add_members(fields, record, Members::all);
+  (void)push(lock, fields);
+}
+
+// ---- the writer ------------------------------------------------------------
+
+void AuditLog::Impl::run() {
+  std::unique_lock lock(mutex);
+  for (;;) {
+    wait_for_work(lock);
+    const auto now = stopping || hurry ? Clock::time_point::max() : Clock::now();
+    const bool all_folded = folds.end_windows(now, [&](FoldSlot& slot) { return push_repeats(slot); });
+    if (hurry && all_folded) {
+      hurry = false;
+      ++hurries_done;
+      hurried_to = state.appended;
+      progress.notify_all();
+    }
+    const bool written = ring->used() == 0 || write_batch(lock);
+    if (!written) {
+      if (stopping) return;   // it stays in the ring
+      work.wait_for(lock, options.retry, [&] { return stopping; });
+    } else if (stopping && all_folded && ring->used() == 0) {
+      return;
+    }
+  }
+}
+
+void AuditLog::Impl::wait_for_work(std::unique_lock<std::mutex>& lock) {
+  const auto due = folds.due();
+  const auto something = [&] { return stopping || hurry || ring->used() > 0; };
+  writer_idle = true;
+  if (due) work.wait_until(lock, *due, something);
+  else work.wait(lock, something);
+  writer_idle = false;
+  // Group commit: those who come within the pace share one fdatasync(2).
+  const auto urgent = [&] { return stopping || hurry || ring->used() > ring->capacity() / 2; };
+  work.wait_until(lock, last_sync + options.pace, urgent);
+}
+
+// Entries between head and the tail that was seen are the writer's: nobody
+// overwrites them before release(), so they are read without the mutex.
+bool AuditLog::Impl::write_batch(std::unique_lock<std::mutex>& lock) {
+  const std::uint64_t until = ring->tail();
+  std::uint64_t position = ring->head();
+  lock.unlock();
+  ChainHead head = segments.head();
+  lines.clear();
+  while (position < until && lines.size() < kBatchBytes) {
+    const Ring::Entry entry = ring->next(position);
+    append_line(hasher, head, entry.fields, lines);
+  }
+  const auto written = segments.write(lines, head);
+  last_sync = Clock::now();
+  lock.lock();
+  if (!written) {
+    broken(written.error());
+    return false;
+  }
+  ring->release(position, head);
+  state.durable = head.sequence;
+  state.head = text_of(head.hash);
+  state.segment = segments.name();
+  mended();
+  progress.notify_all();
+  return true;
+}
+
+void AuditLog::Impl::broken(const Error& error) {
+  if (state.writing) refused_at_break = state.refused;
+  state.problem = error.text();
+  if (state.writing || Clock::now() > last_alarm + kRepeatTheAlarm) {
+    last_alarm = Clock::now();
+    spdlog::error("the audit log cannot be written, so all work is refused until it can: {}",
+                  state.problem);
+  }
+  state.writing = false;
+  progress.notify_all();
+}
+
+void AuditLog::Impl::mended() {
+  if (state.writing) return;
+  state.writing = true;
+  state.problem.clear();
+  const std::uint64_t refused = state.refused - refused_at_break;
+  spdlog::warn("the audit log can be written again; {} operations were refused meanwhile", refused);
+  Record record;
+  record.operation = "audit-resumed";
+  record.detail = std::to_string(refused) + " operations were refused while the log could not be written";
+  std::string fields;
+  add_time(fields, "time", wall_time());
+  add_members(fields, record, Members::all);
+  if (ring->push(state.appended + 1, fields)) ++state.appended;
+}
+
+bool AuditLog::Impl::sync(std::chrono::milliseconds bound) {
+  std::unique_lock lock(mutex);
+  const std::uint64_t before = hurries_done;
+  hurry = true;
+  work.notify_one();
+  return progress.wait_for(lock, bound, [&] {
+    return hurries_done > before && state.durable >= hurried_to;
+  });
+}
+
+// ---- what a predecessor left ----------------------------------------------
+
+Result<void> AuditLog::Impl::recover() {
+  const Ring::Found found = ring->find();
+  AuditRecovery& report = state.recovery;
+  report.kept_aside = segments.torn_to();
+  report.torn = found.torn_pieces + (segments.torn_to().empty() ? 0 : 1);
+  if (!found.torn.empty()) {
+    FBROKER_TRY(report.kept_aside, SegmentWriter::keep_aside(directory.get(), found.torn));
+  }
+
+  // INVARIANT: the numbers go on where the log ended when it was last seen, so
+  //   that a log which lost its end shows the gap for ever.
+  const std::uint64_t in_log = segments.head().sequence;
+  if (found.checkpoint.sequence > in_log) {
+    report.lost_after = in_log == 0 ? found.checkpoint.sequence : in_log;
+    segments.continue_from(found.checkpoint);
+  }
+  ChainHead head = segments.head();
+  const std::uint64_t known = head.sequence;
+  std::uint64_t last = known;
+  const auto add = [&](std::string_view fields) { append_line(hasher, head, fields, lines); };
+  for (const auto& [sequence, fields] : found.entries) {
+    last = std::max(last, sequence);
+    if (sequence <= known) continue;
+    add(fields);
+    ++report.drained;
+  }
+  for (const auto& fold : found.folds) {
+    if (fold.written_as != 0 && fold.written_as <= last) continue;
+    std::string fields;
+    add_repeats(fields, fold.members, fold.repeats, fold.first_ns, fold.last_ns);
+    add(fields);
+    ring->fold(fold.slot).written_as.store(head.sequence);  // should we be killed right here
+    ++report.drained;
+  }
+  if (report.drained + report.torn + report.lost_after > 0) {
+    Record record;
+    record.operation = "audit-recovered";
+    record.detail = std::to_string(report.drained) + " records taken over from a broker that was killed, " +
+                    std::to_string(report.torn) + " damaged pieces kept aside" +
+                    (report.kept_aside.empty() ? "" : " in " + report.kept_aside);
+    if (report.lost_after > 0)
+      record.detail += "; the log had lost its end, after record " + std::to_string(in_log);
+    std::string fields;
+    add_time(fields, "time", wall_time());
+    add_members(fields, record, Members::all);
+    add(fields);
+    spdlog::warn("audit log {}: {}", options.directory, record.detail);
+  }
+  if (!lines.empty()) FBROKER_TRY_VOID(segments.write(lines, head));
+  ring->reset(head);
+  state.appended = state.durable = head.sequence;
+  state.head = text_of(head.hash);
+  state.segment = segments.name();
+  return ok;
+}
+
+// ---- the class ---------------------------------------------------------------
+
+Result<std::unique_ptr<AuditLog>> AuditLog::open(AuditOptions options) {
+  FBROKER_TRY(UniqueFd directory, open_directory(options.directory));
+  FBROKER_TRY(UniqueFd lock, take_lock(directory.get(), options.directory));
+  FBROKER_TRY(auto ring, Ring::open(directory.get(), kRingName, options.ring_bytes));
+  FBROKER_TRY(auto segments, SegmentWriter::open(directory.get(), options.directory,
+                                                 options.segment_bytes));
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(directory), std::move(lock),
+                                     std::move(ring), std::move(segments));
+  FBROKER_TRY_VOID(impl->recover());
+  impl->writer = std::thread([log = impl.get()] { log->run(); });
+  return std::unique_ptr<AuditLog>(new AuditLog(std::move(impl)));
+}
+
+AuditLog::AuditLog(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+AuditLog::~AuditLog() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->stopping = true;
+  }
+  impl_->work.notify_all();
+  impl_->progress.notify_all();
+  impl_->writer.join();
+}
+
+Result<void, Errno> AuditLog::append(const Record& record) { return impl_->append(record); }
+
+bool AuditLog::sync(std::chrono::milliseconds bound) { return impl_->sync(bound); }
+
+AuditStatus AuditLog::status() const {
+  const std::lock_guard lock(impl_->mutex);
+  AuditStatus status = impl_->state;
+  status.ring_used = impl_->ring->used();
+  status.ring_bytes = impl_->ring->capacity();
+  return status;
+}
+
+}  // namespace fbroker::audit

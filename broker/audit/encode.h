@@ -1,0 +1,33 @@
+// Record -> JSON members. Written by hand, into a buffer that is kept: this
+// runs once per file operation, and a DOM would allocate for every member.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "broker/audit/record.h"
+
+namespace fbroker::audit {
+
+using WallTime = std::chrono::time_point<std::chrono::system_clock, std::chrono::nanoseconds>;
+
+// Whether all of it is well-formed UTF-8 (no surrogates, no overlong forms).
+bool is_utf8(std::string_view bytes) noexcept;
+
+// `"name":"text"`, or `"name":{"b64":"…"}` where `bytes` is not UTF-8. With a
+// comma before it unless `out` is empty.
+void add_text(std::string& out, std::string_view name, std::string_view bytes);
+void add_number(std::string& out, std::string_view name, std::uint64_t number);
+// RFC 3339 in UTC with nanoseconds: 2026-01-02T03:04:05.123456789Z
+void add_time(std::string& out, std::string_view name, WallTime time);
+
+// Whose process it was is left out of the key by which refusals are equal: the
+// client claims it, and a shell's loop has another with each turn.
+enum class Members { all, all_but_who };
+
+// Adds the record's members that are not empty, `repeated` excepted.
+void add_members(std::string& out, const Record& record, Members members);
+
+}  // namespace fbroker::audit
