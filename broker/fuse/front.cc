@@ -1,0 +1,249 @@
+#include "broker/fuse/front.h"
+
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "broker/fuse/device.h"
+#include "broker/fuse/front_impl.h"
+
+namespace fbroker::fuse {
+
+using protocol::Event;
+using protocol::EventKind;
+
+namespace {
+
+// A request is its header, at most kMaxTransfer bytes and room to spare for
+// the fixed part and two names.
+constexpr std::size_t kBufferBytes = kMaxTransfer + 64 * 1024;
+
+// Linux 6.16; not in this system's headers.
+constexpr int kNotifyIncEpoch = 8;
+
+// The channel of the request being served: an answer must go where the
+// request came from. -1 in threads that serve none.
+thread_local int t_channel = -1;
+
+ssize_t channel_read(int fd, void* into, size_t size, void*) { return ::read(fd, into, size); }
+
+// libfuse prints every error but ENOENT to stderr. What fails here (a mount
+// that is gone, an inode the kernel has dropped) is no news to anybody.
+ssize_t channel_write(int fd, iovec* parts, int count, void*) {
+  const ssize_t written = ::writev(t_channel >= 0 ? t_channel : fd, parts, count);
+  if (written < 0) errno = ENOENT;
+  return written;
+}
+
+constexpr fuse_custom_io kChannelIo{channel_write, channel_read, nullptr, nullptr};
+
+Error system_error(const char* what) {
+  return Error{what, std::strerror(errno)};
+}
+
+// ---- serving
+
+// One thread's epoll set: its channel, and the end. EPOLLEXCLUSIVE, so that a
+// request wakes one thread and not all of them.
+Result<UniqueFd> waiting_for(int channel, int stop_event) {
+  UniqueFd set(::epoll_create1(EPOLL_CLOEXEC));
+  epoll_event request{EPOLLIN | EPOLLEXCLUSIVE, {.fd = channel}};
+  epoll_event stop{EPOLLIN, {.fd = stop_event}};
+  if (!set || ::epoll_ctl(set.get(), EPOLL_CTL_ADD, channel, &request) != 0 ||
+      ::epoll_ctl(set.get(), EPOLL_CTL_ADD, stop_event, &stop) != 0)
+    return system_error("epoll");
+  return set;
+}
+
+enum class Wait { request, stop };
+
+Wait wait_for_request(int set, int stop_event) {
+  for (;;) {
+    epoll_event ready[2];
+    const int count = ::epoll_wait(set, ready, 2, -1);
+    if (count < 0 && errno == EINTR) continue;
+    for (int i = 0; i < count; ++i)
+      if (ready[i].data.fd == stop_event) return Wait::stop;
+    return count > 0 ? Wait::request : Wait::stop;
+  }
+}
+
+// libfuse believes the header's length.
+bool is_whole_request(const std::byte* bytes, std::size_t size) {
+  fuse_in_header header;
+  if (size < sizeof header) return false;
+  std::memcpy(&header, bytes, sizeof header);
+  return header.len == size;
+}
+
+void serve(FuseFront::Impl& front, int channel, int set) {
+  const auto memory = std::make_unique<std::byte[]>(kBufferBytes);
+  t_channel = channel;
+  while (!fuse_session_exited(front.session.get()) &&
+         wait_for_request(set, front.stop_event.get()) == Wait::request) {
+    const ssize_t size = ::read(channel, memory.get(), kBufferBytes);
+    if (size < 0) {
+      // EAGAIN: another thread has it. ENOENT: it was interrupted meanwhile.
+      if (errno == EAGAIN || errno == EINTR || errno == ENOENT) continue;
+      if (errno != ENODEV) front.failure = errno;  // ENODEV: unmounted or aborted
+      break;
+    }
+    if (!is_whole_request(memory.get(), static_cast<std::size_t>(size))) continue;
+    fuse_buf buffer{};
+    buffer.mem = memory.get();
+    buffer.size = static_cast<size_t>(size);
+    fuse_session_process_buf(front.session.get(), &buffer);
+    if (front.initialised && !front.announced.exchange(true) && front.options.on_ready)
+      front.options.on_ready();
+  }
+  fuse_session_exit(front.session.get());
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(front.stop_event.get(), &one, sizeof one);
+}
+
+// ---- telling the kernel
+
+// Drops every name the kernel knows, at once. False where it cannot.
+bool next_epoch(FuseFront::Impl& front) {
+  if (!front.options.use_epoch || front.epoch_known_absent) return false;
+  fuse_out_header header{};
+  header.len = sizeof header;
+  header.error = kNotifyIncEpoch;
+  if (::write(front.devices.front().get(), &header, sizeof header) == sizeof header) return true;
+  if (errno == EINVAL) front.epoch_known_absent = true;
+  return false;
+}
+
+void tell_names(FuseFront::Impl& front, const std::vector<Affected::Entry>& entries,
+                bool keep_directories) {
+  fuse_session* session = front.session.get();
+  for (const Affected::Entry& entry : entries) {
+    // An expired directory is looked up again and stays what it is for those
+    // who stand in it; an invalidated one would be cut off from its parent.
+    if (keep_directories && entry.directory &&
+        fuse_lowlevel_notify_expire_entry(session, entry.parent, entry.name.data(),
+                                          entry.name.size(), FUSE_LL_EXPIRE_ONLY) != -ENOSYS)
+      continue;
+    fuse_lowlevel_notify_inval_entry(session, entry.parent, entry.name.data(), entry.name.size());
+  }
+}
+
+// Waits until look-ups whose answers are on their way have installed them:
+// takes and gives back each directory's lock. No directory has a name ".".
+void fence(FuseFront::Impl& front, const std::vector<NodeId>& directories) {
+  for (const NodeId directory : directories)
+    fuse_lowlevel_notify_inval_entry(front.session.get(), directory, ".", 1);
+}
+
+void tell_inodes(FuseFront::Impl& front, const std::vector<NodeId>& nodes) {
+  for (const NodeId node : nodes)
+    fuse_lowlevel_notify_inval_inode(front.session.get(), node, 0, 0);
+}
+
+void sort_unique(std::vector<NodeId>& ids) {
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+}
+
+Affected affected_by(InodeTable& nodes, const Event& event) {
+  switch (event.kind) {
+    case EventKind::forget: return nodes.below(event.path, event.identity, false);
+    case EventKind::retire: return nodes.below(event.path, event.identity, true);
+    case EventKind::entry: return nodes.entry(event.path, event.identity);
+    case EventKind::content: return nodes.content(event.path, event.identity);
+    case EventKind::forget_all: break;
+  }
+  return nodes.everything(false);
+}
+
+}  // namespace
+
+// ---- life
+
+FuseFront::FuseFront(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+FuseFront::~FuseFront() = default;
+
+Result<std::unique_ptr<FuseFront>> FuseFront::create(protocol::FileService& service,
+                                                     std::vector<UniqueFd> devices,
+                                                     Options options) {
+  if (devices.empty()) return Error{"fuse", "no device"};
+  options.threads = std::clamp(options.threads, 1U, 16U);
+  auto impl = std::make_unique<Impl>(service, std::move(options));
+  impl->stop_event = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!impl->stop_event) return system_error("eventfd");
+  for (const UniqueFd& device : devices) {
+    // A thread must never be held in a read by whoever else has the device.
+    const int flags = ::fcntl(device.get(), F_GETFL);
+    if (flags < 0 || ::fcntl(device.get(), F_SETFL, flags | O_NONBLOCK) != 0)
+      return system_error("fuse device");
+  }
+
+  std::string program = "fbroker", option = "-o", max_read = "max_read=" + std::to_string(kMaxTransfer);
+  char* arguments[] = {program.data(), option.data(), max_read.data(), nullptr};
+  fuse_args args = FUSE_ARGS_INIT(3, arguments);
+  impl->session.reset(fuse_session_new(&args, &operations(), sizeof(fuse_lowlevel_ops), impl.get()));
+  fuse_opt_free_args(&args);
+  if (!impl->session) return Error{"fuse", "libfuse refused the session"};
+  // libfuse closes the descriptor that it is given.
+  const int first = ::fcntl(devices.front().get(), F_DUPFD_CLOEXEC, 3);
+  if (first < 0) return system_error("fuse device");
+  if (fuse_session_custom_io(impl->session.get(), &kChannelIo, first) != 0) {
+    ::close(first);
+    return Error{"fuse", "libfuse refused the device"};
+  }
+  impl->devices = std::move(devices);
+  return std::unique_ptr<FuseFront>(new FuseFront(std::move(impl)));
+}
+
+Result<void> FuseFront::run() {
+  std::vector<UniqueFd> sets;
+  for (unsigned i = 0; i < impl_->options.threads; ++i) {
+    const int channel = impl_->devices[i % impl_->devices.size()].get();
+    FBROKER_TRY(UniqueFd set, waiting_for(channel, impl_->stop_event.get()));
+    sets.push_back(std::move(set));
+  }
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < impl_->options.threads; ++i) {
+    const int channel = impl_->devices[i % impl_->devices.size()].get();
+    threads.emplace_back([this, channel, set = sets[i].get()] { serve(*impl_, channel, set); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const OpenHandle& handle : impl_->handles.take_all())
+    impl_->service.close({}, handle.service);
+  if (impl_->failure != 0)
+    return Error{"fuse device", std::strerror(impl_->failure)};
+  return ok;
+}
+
+void FuseFront::stop() noexcept {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(impl_->stop_event.get(), &one, sizeof one);
+}
+
+void FuseFront::handle(const Event& event) {
+  {
+    // INVARIANT: counted before anything is forgotten, so that a reply that is
+    // not in the kernel by now cannot be kept there.
+    const std::unique_lock lock(impl_->gate);
+    impl_->events.add(event);
+  }
+  Affected affected = affected_by(impl_->nodes, event);
+  sort_unique(affected.directories);
+  sort_unique(affected.nodes);
+  const bool of_policy = event.kind == EventKind::forget || event.kind == EventKind::retire ||
+                         event.kind == EventKind::forget_all;
+  if (!of_policy || !next_epoch(*impl_)) tell_names(*impl_, affected.entries, !of_policy);
+  fence(*impl_, affected.directories);
+  tell_inodes(*impl_, affected.nodes);
+}
+
+std::size_t FuseFront::nodes() const { return impl_->nodes.size(); }
+std::size_t FuseFront::open_handles() const { return impl_->handles.size(); }
+
+}  // namespace fbroker::fuse

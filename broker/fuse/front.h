@@ -1,0 +1,76 @@
+// FuseFront: a FUSE file system over any FileService.
+//
+// The same code runs in the container (over RemoteFileService) and in the
+// broker (over LocalFileService and a device adopted from a container), so it
+// knows nothing of HTTP and trusts nothing that comes from the device.
+//
+// The kernel is let keep names, attributes, listings and pages as long as the
+// service says (Lifetime); handle() makes it forget. How no stale answer can
+// slip in between:
+//   1. handle() first counts the event, under the gate that every cacheable
+//      reply passes. A reply later than that sees the event and is told as
+//      not to be kept.
+//   2. A reply sent earlier is in the kernel, but the process that asked may
+//      not have installed it yet. It holds the directory's lock until it has;
+//      a name's notification takes that lock, so it waits for it. Names are
+//      therefore told before inodes, and a change of content alone is preceded
+//      by a notification about no name ("fence").
+//
+// INVARIANT: no lock of ours is held during a call of the service, and none
+//   during a notification: both can wait for other requests of this mount.
+// INVARIANT: notifications are never written by a thread that serves requests.
+// Threads: run() once; handle() and stop() from any other thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "broker/protocol/event.h"
+#include "broker/protocol/file_service.h"
+#include "policy/base/unique_fd.h"
+
+namespace fbroker::fuse {
+
+struct Options {
+  uid_t uid = 0;        // who owns everything, as the mount's user namespace sees it
+  gid_t gid = 0;
+  unsigned threads = 4;                  // that serve requests, 1 to 16
+  std::size_t max_nodes = 4'000'000;     // about 250 bytes each
+  std::size_t max_handles = 65'536;      // open files and directories
+  std::function<void()> on_ready;        // the kernel's INIT has been answered
+  bool use_epoch = true;                 // FUSE_NOTIFY_INC_EPOCH where there is one (Linux 6.16)
+};
+
+class FuseFront final : public protocol::EventSink {
+ public:
+  // `devices`: channels of one connection, mounted and not yet initialised;
+  // threads share them evenly. Notifications go through the first.
+  static Result<std::unique_ptr<FuseFront>> create(protocol::FileService& service,
+                                                   std::vector<UniqueFd> devices, Options options);
+  ~FuseFront() override;
+
+  // Serves until the file system is unmounted, the connection aborted or
+  // stop() called. Open handles are closed at the service before it returns.
+  Result<void> run();
+
+  // Async-signal-safe. Requests being served are finished.
+  void stop() noexcept;
+
+  void handle(const protocol::Event&) override;
+
+  // For tests and status.
+  std::size_t nodes() const;
+  std::size_t open_handles() const;
+
+  struct Impl;
+
+ private:
+  explicit FuseFront(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fbroker::fuse
