@@ -1,0 +1,15 @@
+// Bubblewrap: a SandboxSpec as bwrap's arguments. Pure; tested by table.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "container/spec.h"
+
+namespace fbroker::container {
+
+// argv, its first element included. bubblewrap 0.8 with --bind-fd (Debian 12:
+// 0.8.0-2+deb12u1) understands all of it.
+std::vector<std::string> bwrap_argv(const SandboxSpec& spec);
+
+}  // namespace fbroker::container
