@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "broker/protocol/wire_json.h"
 #include "broker/sessions/runtime_dir.h"
@@ -158,9 +159,11 @@ Result<void> GrantStore::write() {
     first_session = false;
     protocol::append_text(out, name);
     out += ":[";
-    for (std::size_t i = 0; i < grants.size(); ++i) {
-      out += i == 0 ? "\n " : ",\n ";
-      append_grant(out, grants[i]);
+    const char* between = "\n ";
+    for (const LiveGrant& live : grants) {
+      if (live.used) continue;
+      out += std::exchange(between, ",\n ");
+      append_grant(out, live);
     }
     out += ']';
   }
@@ -204,6 +207,13 @@ void GrantStore::end_unstored(const std::string& session, const std::vector<std:
   std::erase_if(sessions_[session], [&](const LiveGrant& live) {
     return std::find(ids.begin(), ids.end(), live.grant.id) != ids.end();
   });
+}
+
+bool GrantStore::mark_used(const std::string& session, const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  for (LiveGrant& live : sessions_[session])
+    if (live.grant.id == id) return !std::exchange(live.used, true);
+  return false;
 }
 
 void GrantStore::forget_session(const std::string& session) {

@@ -26,6 +26,9 @@ struct LiveGrant {
   // grant lives. Absolute host path, "" = the path lies in an export.
   std::string from;
   std::chrono::system_clock::time_point made;
+  // A grant for one open that was used: it lives on in that handle alone, which
+  // needs its export to stay. Not stored: the handle does not survive either.
+  bool used = false;
 };
 
 class GrantStore {
@@ -47,8 +50,10 @@ class GrantStore {
   LiveGrant add_unstored(const std::string& session, LiveGrant grant);
   // Takes them out in memory whatever happens.
   void end_unstored(const std::string& session, const std::vector<std::string>& ids);
+  // False: there is none, or it was used before.
+  bool mark_used(const std::string& session, const std::string& id);
   void forget_session(const std::string& session);
-  // Writes what add_unstored() and end_unstored() did.
+  // Writes what the calls above did.
   Result<void> store();
 
   // When the next grant of this session expires.
