@@ -181,6 +181,7 @@ Result<void> check_start(std::string_view pattern) {
   if (pattern == "**") return Error{"", quoted + " must start with \"/\"; did you mean \"/**\"?"};
   std::string_view rest = pattern;
   if (rest.starts_with("./")) rest.remove_prefix(2);
+  if (rest.ends_with('/')) rest.remove_suffix(1);
   return Error{"", quoted + " must start with \"/\" or \"**/\"; did you mean \"/" +
                        std::string(rest.substr(0, 200)) + "\" (there) or \"**/" +
                        std::string(rest.substr(0, 200)) + "\" (anywhere)?"};

@@ -1,6 +1,7 @@
 // A policy file (p.json): text -> checked data -> the input of a snapshot.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,8 +33,13 @@ struct Policy {
 // "/" for reading and writing, under the base rules.
 Policy default_policy();
 
+// A person's own file, and one that comes out of the tree the agent writes to.
+inline constexpr std::size_t kMaxPolicyBytes = 4 << 20;
+inline constexpr std::size_t kMaxUserPolicyBytes = 64 << 10;
+
 // Every problem that can be found at once, not only the first.
-Result<Policy, std::vector<Diagnostic>> parse_policy(std::string_view text, std::string file);
+Result<Policy, std::vector<Diagnostic>> parse_policy(std::string_view text, std::string file,
+                                                     std::size_t max_bytes = kMaxPolicyBytes);
 
 // The schema's text (JSON Schema draft 7), as `fbroker policy schema` prints it.
 std::string_view policy_schema();
