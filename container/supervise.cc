@@ -1,0 +1,241 @@
+#include "container/supervise.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <string>
+
+namespace fbroker::container {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kTaken[]{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT, SIGCHLD, SIGPIPE};
+constexpr auto kGrace = std::chrono::seconds(5);   // from a polite end to a forced one
+constexpr int kDrainMs = 1000;
+constexpr int kMostInterrupts = 3;
+constexpr std::size_t kMostStatusBytes = 4096;
+
+Error failed(const char* what) { return Error{what, std::strerror(errno)}; }
+
+UniqueFd duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+
+// The terminal behind `fd`, for us alone where it can be had.
+UniqueFd terminal_of(int fd, int flags) {
+  UniqueFd own = own_terminal(fd, flags);
+  return own ? std::move(own) : duplicate(fd);
+}
+
+UniqueFd receive_descriptor(int socket) {
+  char byte;
+  iovec data{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  if (::recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) return UniqueFd();
+  const cmsghdr* part = CMSG_FIRSTHDR(&message);
+  if (part == nullptr || part->cmsg_type != SCM_RIGHTS || part->cmsg_len != CMSG_LEN(sizeof(int)))
+    return UniqueFd();
+  int fd = -1;
+  std::memcpy(&fd, CMSG_DATA(part), sizeof fd);
+  return UniqueFd(fd);
+}
+
+// What fbroker-init says of itself.
+class InitStatus {
+ public:
+  // False at the end.
+  bool read_from(int fd) {
+    char buffer[256];
+    const ssize_t got = ::read(fd, buffer, sizeof buffer);
+    if (got <= 0) return false;
+    if (text_.size() < kMostStatusBytes) text_.append(buffer, static_cast<std::size_t>(got));
+    return true;
+  }
+  int exit_status() const {
+    const std::size_t at = text_.find("exit ");
+    if (at != text_.npos) return std::atoi(text_.c_str() + at + 5) & 0xff;
+    return text_.starts_with("started") ? 128 + SIGKILL : 125;
+  }
+
+ private:
+  std::string text_;
+};
+
+// One run of the poll loop's state.
+class Attendance {
+ public:
+  Attendance(Sandbox& sandbox, Streams& streams, const Signals& signals)
+      : sandbox_(sandbox), streams_(streams), signals_(signals) {}
+
+  int until_end() {
+    start(sandbox_);
+    while (!ended_) turn(timeout());
+    streams_.stop_input();
+    drain();
+    while (sandbox_.status && init_.read_from(sandbox_.status.get())) {}
+    streams_.restore();
+    return init_.exit_status();
+  }
+
+ private:
+  int timeout() const {
+    if (!kill_at_) return -1;
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(*kill_at_ - Clock::now());
+    return static_cast<int>(std::max<long>(0, left.count()));
+  }
+
+  void turn(int timeout_ms) {
+    std::vector<pollfd> wait{{signals_.fd(), POLLIN, 0},
+                             {sandbox_.backend.pidfd(), POLLIN, 0},
+                             {sandbox_.status.get(), POLLIN, 0},
+                             {sandbox_.console.get(), POLLIN, 0}};
+    for (const auto& channel : streams_.channels()) wait.push_back(channel->want());
+    const int ready = ::poll(wait.data(), wait.size(), timeout_ms);
+    if (ready == 0 && kill_at_) return kill();
+    if (ready < 0) return;
+    while (const auto number = signals_.next()) take(*number);
+    if (wait[1].revents != 0) ended_ = true;
+    if (wait[2].revents != 0 && !init_.read_from(sandbox_.status.get())) sandbox_.status = UniqueFd();
+    if (wait[3].revents != 0) {
+      if (UniqueFd master = receive_descriptor(sandbox_.console.get())) streams_.connect(std::move(master));
+      sandbox_.console = UniqueFd();  // one terminal, once
+    }
+    for (const auto& channel : streams_.channels()) channel->pump();
+  }
+
+  void take(int number) {
+    switch (number) {
+      case SIGWINCH: return streams_.resize();
+      case SIGCONT: return streams_.continued();
+      case SIGCHLD: case SIGPIPE: return;
+      case SIGINT: case SIGQUIT:
+        if (++interrupts_ >= kMostInterrupts) return kill();
+        return sandbox_.first.signal(number);
+      default:  // SIGTERM, SIGHUP: the second one does not ask
+        if (kill_at_) return kill();
+        kill_at_ = Clock::now() + kGrace;
+        sandbox_.first.signal(number);
+    }
+  }
+
+  void kill() {
+    kill_at_.reset();
+    sandbox_.first.signal(SIGKILL);
+  }
+
+  // Everybody inside is dead, so the sources end by themselves.
+  void drain() {
+    const auto until = Clock::now() + std::chrono::milliseconds(kDrainMs);
+    for (bool open = true; open && Clock::now() < until;) {
+      open = false;
+      std::vector<pollfd> wait;
+      for (const auto& channel : streams_.channels()) {
+        channel->pump();
+        if (!channel->ended() || channel->want().fd >= 0) wait.push_back(channel->want());
+        open = open || !channel->ended();
+      }
+      if (open) ::poll(wait.data(), wait.size(), 50);
+    }
+  }
+
+  Sandbox& sandbox_;
+  Streams& streams_;
+  const Signals& signals_;
+  InitStatus init_;
+  std::optional<Clock::time_point> kill_at_;
+  int interrupts_ = 0;
+  bool ended_ = false;
+};
+
+}  // namespace
+
+Result<Streams> Streams::plan() {
+  Streams streams;
+  const bool in = is_terminal(0), out = is_terminal(1), err = is_terminal(2);
+  if (err) FBROKER_TRY_VOID(streams.carry(2, streams.stdio_.err));
+  if (in && out) {
+    // The terminal is made inside; the first process needs nothing of ours.
+    UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    if (!null) return failed("/dev/null");
+    streams.stdio_.in = streams.stdio_.out = null.get();
+    streams.kept_.push_back(std::move(null));
+    winsize size{};
+    ::ioctl(0, TIOCGWINSZ, &size);
+    streams.terminal_ = {.wanted = true, .keep_stderr = !err, .rows = size.ws_row, .columns = size.ws_col};
+    return streams;
+  }
+  if (in) FBROKER_TRY_VOID(streams.carry(0, streams.stdio_.in));
+  if (out) FBROKER_TRY_VOID(streams.carry(1, streams.stdio_.out));
+  return streams;
+}
+
+Result<void> Streams::carry(int fd, int& for_sandbox) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) return failed("pipe");
+  UniqueFd read_end(ends[0]), write_end(ends[1]);
+  const bool input = fd == 0;
+  for_sandbox = input ? read_end.get() : write_end.get();
+  UniqueFd terminal = terminal_of(fd, input ? O_RDONLY : O_WRONLY);
+  channels_.push_back(input ? std::make_unique<Channel>(std::move(terminal), std::move(write_end))
+                            : std::make_unique<Channel>(std::move(read_end), std::move(terminal)));
+  if (input) input_ = channels_.back().get();
+  kept_.push_back(input ? std::move(read_end) : std::move(write_end));
+  return ok;
+}
+
+void Streams::connect(UniqueFd master) {
+  ::fcntl(master.get(), F_SETFL, ::fcntl(master.get(), F_GETFL) | O_NONBLOCK);
+  channels_.push_back(std::make_unique<Channel>(terminal_of(0, O_RDONLY), duplicate(master.get())));
+  input_ = channels_.back().get();
+  channels_.push_back(std::make_unique<Channel>(duplicate(master.get()), terminal_of(1, O_WRONLY)));
+  master_ = std::move(master);
+  resize();
+  raw_.enter(0);
+}
+
+void Streams::stop_input() noexcept {
+  if (input_ != nullptr) input_->stop();
+}
+
+void Streams::resize() noexcept {
+  winsize size{};
+  if (master_ && ::ioctl(0, TIOCGWINSZ, &size) == 0) ::ioctl(master_.get(), TIOCSWINSZ, &size);
+}
+
+void Streams::continued() noexcept {
+  raw_.enter_again();
+  resize();
+}
+
+Result<Signals> Signals::take() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int number : kTaken) ::sigaddset(&set, number);
+  if (::sigprocmask(SIG_BLOCK, &set, nullptr) < 0) return failed("signals");
+  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd) return failed("signalfd");
+  return Signals(std::move(fd));
+}
+
+std::optional<int> Signals::next() const noexcept {
+  signalfd_siginfo info{};
+  if (::read(fd_.get(), &info, sizeof info) != sizeof info) return std::nullopt;
+  return static_cast<int>(info.ssi_signo);
+}
+
+int supervise(Sandbox& sandbox, Streams& streams, const Signals& signals) {
+  return Attendance(sandbox, streams, signals).until_end();
+}
+
+}  // namespace fbroker::container
