@@ -1,6 +1,7 @@
 #include "broker/http/problem.h"
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 
 #include "broker/protocol/errno_names.h"

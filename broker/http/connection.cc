@@ -1,0 +1,825 @@
+#include "broker/http/connection.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "broker/protocol/wire_json.h"
+
+namespace fbroker::broker {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using policy::Operation;
+using policy::OperationSet;
+using protocol::kMaxPieceBytes;
+
+namespace {
+
+constexpr std::string_view kJson = "application/json";
+constexpr std::string_view kBytes = "application/octet-stream";
+// A client that pipelines without end gives way to others after so many steps.
+constexpr int kStepsInARow = 256;
+// A reply's buffer that grew larger than this is given back.
+constexpr std::size_t kKeptBytes = 256 << 10;
+
+}  // namespace
+
+Connection::Connection(Socket socket, FrontState& front)
+    : front_(front), socket_(std::move(socket)) {}
+
+void Connection::start() {
+  error_code ignored;
+  socket_.non_blocking(true, ignored);
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->run(); });
+}
+
+// ---- the machine ------------------------------------------------------------
+
+void Connection::run() {
+  for (int steps = 0; (this->*step_)();)
+    if (++steps == kStepsInARow) return resume();
+}
+
+void Connection::resume() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->run(); });
+}
+
+void Connection::cut() noexcept {
+  const std::lock_guard lock(closing_);
+  if (!closed_) ::shutdown(socket_.native_handle(), SHUT_RDWR);
+}
+
+void Connection::end() {
+  leave();
+  listener_.reset();
+  if (close_handle_) front_.services.files.close(caller_, handle_);
+  close_handle_ = false;
+  {
+    const std::lock_guard lock(closing_);
+    if (closed_) return;
+    closed_ = true;
+    error_code ignored;
+    socket_.close(ignored);
+  }
+  front_.ended(shared_from_this());
+}
+
+// INVARIANT: what a reply tells is decided under a view that is held until its
+//   last byte is in the socket; a drain waits for it (design section 7).
+void Connection::admit() {
+  admission_.emplace(front_.services.admissions.admit());
+  held_view_.store(&admission_->view());
+}
+
+void Connection::leave() noexcept {
+  held_view_.store(nullptr);
+  admission_.reset();
+}
+
+bool Connection::holds_older_than(const View& current) const noexcept {
+  const View* held = held_view_.load();
+  return held != nullptr && held != &current;
+}
+
+void Connection::set_deadline(std::chrono::milliseconds bound) noexcept {
+  deadline_.store((Clock::now() + bound).time_since_epoch().count());
+}
+
+bool Connection::expired(Clock::time_point now) const noexcept {
+  const Clock::rep deadline = deadline_.load();
+  return deadline != 0 && now.time_since_epoch().count() > deadline;
+}
+
+std::optional<Connection::Clock::time_point> Connection::idle_since() const noexcept {
+  const Clock::rep since = idle_since_.load();
+  if (since == 0) return std::nullopt;
+  return Clock::time_point(Clock::duration(since));
+}
+
+// ---- reading ------------------------------------------------------------------
+
+bool Connection::begin_request() {
+  if (!keep_alive_ || front_.stopping.load()) return end(), false;
+  parser_.reset();
+  head_ = {};
+  range_.reset();
+  has_path_ = append_ = chunked_out_ = false;
+  transferred_ = left_ = 0;
+  body_done_ = true;
+  piece_size_ = 0;
+  set_deadline(front_.options.idle_bound);
+  if (input().empty()) idle_since_.store(Clock::now().time_since_epoch().count());
+  else set_deadline(front_.options.head_bound);
+  return go(&Connection::read_head);
+}
+
+// One read of whatever there is, behind what is there already.
+bool Connection::receive_input() {
+  if (in_begin_ == in_end_) in_begin_ = in_end_ = 0;
+  if (in_end_ == kInputBytes) {
+    std::memmove(in_.get(), in_.get() + in_begin_, in_end_ - in_begin_);
+    in_end_ -= in_begin_;
+    in_begin_ = 0;
+  }
+  const bool starts_head = step_ == &Connection::read_head && input().empty();
+  // ATTACK: descriptors sent along (SCM_RIGHTS). Asio reads without room for
+  //   ancillary data, so the kernel drops them; none is ever installed here.
+  socket_.async_read_some(
+      asio::buffer(in_.get() + in_end_, kInputBytes - in_end_),
+      [self = shared_from_this(), starts_head](const error_code& error, std::size_t bytes) {
+        if (error) return self->end();
+        self->in_end_ += bytes;
+        self->idle_since_.store(0);
+        if (starts_head) self->set_deadline(self->front_.options.head_bound);
+        self->run();
+      });
+  return false;
+}
+
+bool Connection::read_head() {
+  const auto size = input().empty() ? std::optional<std::size_t>() : [&] {
+    auto found = find_head(input());
+    if (found) return *found;
+    refuse_and_close(found.error());
+    return std::optional<std::size_t>(0);
+  }();
+  if (!size) return receive_input();
+  if (*size == 0) return true;  // refused: flush() is next
+  idle_since_.store(0);
+  auto head = parser_.parse_head(input().substr(0, *size));
+  if (!head) return refuse_and_close(head.error());
+  in_begin_ += *size;
+  head_ = std::move(*head);
+  keep_alive_ = head_.keep_alive;
+  caller_.pid = head_.pid;
+  body_left_ = head_.length;
+  body_done_ = head_.framing == Framing::none || (head_.framing == Framing::length && body_left_ == 0);
+  return go(&Connection::enter_route);
+}
+
+bool Connection::enter_route() {
+  auto route = route_of(head_.method, head_.target);
+  if (!route) return refuse_and_close(route.error());
+  route_ = std::move(*route);
+  if (route_.body == Body::none && !body_done_)
+    return refuse_and_close(bad_request("this route takes no body"));
+  switch (route_.kind) {
+    case RouteKind::session: return tell_session();
+    case RouteKind::call:
+    case RouteKind::event_ack: return want_body(&Connection::run_json);
+    case RouteKind::handle_read: return enter_handle_read();
+    case RouteKind::handle_write: return enter_handle_write();
+    case RouteKind::file_read: return enter_file_read();
+    case RouteKind::file_write: return enter_file_write();
+    case RouteKind::list: return enter_list();
+    case RouteKind::events: return enter_events();
+  }
+  return refuse_and_close(bad_request("unknown route"));
+}
+
+// The body is read in pieces; after each one `then` is the next step.
+bool Connection::want_body(Step then) {
+  after_body_ = then;
+  piece_limit_ = kMaxPieceBytes;
+  if (route_.body == Body::json) {
+    if (auto rest = route_.query.finish(); !rest) return refuse_and_close(rest.error());
+    if (head_.framing == Framing::length && body_left_ > protocol::kMaxJsonBytes) {
+      Problem problem = bad_request("more than 1 MiB of JSON");
+      problem.status = 413;
+      return refuse_and_close(problem);
+    }
+  }
+  set_deadline(front_.options.body_bound);
+  if (!head_.expects_continue || body_done_) return go(&Connection::read_piece);
+  out_head_ = "HTTP/1.1 100 Continue\r\n\r\n";
+  queue(std::string_view(out_head_));
+  after_flush_ = &Connection::read_piece;
+  return go(&Connection::flush);
+}
+
+std::byte* Connection::piece_buffer(std::size_t bytes) {
+  if (piece_capacity_ >= bytes) return piece_.get();
+  auto larger = std::make_unique_for_overwrite<std::byte[]>(bytes);
+  if (piece_size_ > 0) std::memcpy(larger.get(), piece_.get(), piece_size_);
+  piece_ = std::move(larger);
+  piece_capacity_ = bytes;
+  return piece_.get();
+}
+
+std::size_t Connection::piece_missing() const {
+  const std::size_t room = piece_limit_ - piece_size_;
+  if (head_.framing == Framing::chunked) return room;
+  return static_cast<std::size_t>(std::min<std::uint64_t>(room, body_left_));
+}
+
+bool Connection::read_piece() {
+  if (!fill_from_input()) return true;  // refused
+  if (body_done_ || piece_size_ == piece_limit_) return go(after_body_);
+  if (head_.framing == Framing::chunked) return receive_input();
+  return receive_piece(piece_missing());
+}
+
+// Moves what is there from the input into the piece. False when it was refused.
+bool Connection::fill_from_input() {
+  if (body_done_ || input().empty()) return true;
+  if (head_.framing == Framing::length) {
+    const std::size_t size = std::min(piece_missing(), input().size());
+    std::memcpy(piece_buffer(piece_size_ + piece_missing()) + piece_size_, input().data(), size);
+    in_begin_ += size;
+    piece_size_ += size;
+    body_left_ -= size;
+    body_done_ = body_left_ == 0;
+    return true;
+  }
+  // A chunk's bytes never outnumber the input's; the buffer grows with them.
+  const std::size_t room = std::min(piece_missing(), input().size());
+  if (piece_capacity_ < piece_size_ + room)
+    piece_buffer(std::max(piece_size_ + room, std::min(piece_capacity_ * 2, piece_limit_)));
+  std::byte* to = piece_.get();
+  auto parsed = parser_.parse_chunks(input(), {to + piece_size_, room});
+  if (!parsed) {
+    refuse_and_close(parsed.error());
+    return false;
+  }
+  in_begin_ += parsed->used;
+  piece_size_ += parsed->written;
+  body_done_ = parsed->done;
+  // Chunk headers and trailers are short; a full buffer that says nothing is garbage.
+  if (parsed->used == 0 && input().size() == kInputBytes) {
+    refuse_and_close(bad_request("chunk header too long"));
+    return false;
+  }
+  return true;
+}
+
+// With a known length bytes go from the socket to their place, past the input buffer.
+bool Connection::receive_piece(std::size_t want) {
+  std::byte* to = piece_buffer(piece_size_ + want) + piece_size_;
+  socket_.async_read_some(
+      asio::buffer(to, want), [self = shared_from_this()](const error_code& error, std::size_t bytes) {
+        if (error) return self->end();
+        self->piece_size_ += bytes;
+        self->body_left_ -= bytes;
+        self->body_done_ = self->body_left_ == 0;
+        self->run();
+      });
+  return false;
+}
+
+// ---- JSON -------------------------------------------------------------------------
+
+bool Connection::run_json() {
+  if (!body_done_) {
+    Problem problem = bad_request("more than 1 MiB of JSON");
+    problem.status = 413;
+    return refuse_and_close(problem);
+  }
+  out_body_.clear();
+  if (route_.kind == RouteKind::event_ack) return run_acknowledgement(), true;
+  const std::string_view body(reinterpret_cast<const char*>(piece_.get()), piece_size_);
+  admit();
+  const Outcome outcome =
+      front_.calls.execute(*admission_, caller_, route_.call, body, out_body_);
+  start_head(outcome.status);
+  if (outcome.status >= 400) {
+    field("Content-Type", kProblemType);
+    if (outcome.status == 404) field(protocol::kLifetimeHeader, protocol::name_of(outcome.absent));
+  } else if (outcome.status != 204) {
+    field("Content-Type", kJson);
+  }
+  if (outcome.status == 204) out_head_ += "\r\n";
+  else end_head(out_body_.size());
+  queue(std::string_view(out_head_));
+  queue(std::string_view(out_body_));
+  after_flush_ = &Connection::begin_request;
+  return go(&Connection::flush);
+}
+
+void Connection::run_acknowledgement() {
+  const std::string_view body(reinterpret_cast<const char*>(piece_.get()), piece_size_);
+  auto given = protocol::decode_acknowledgement(body);
+  if (!given) {
+    Problem problem = bad_request(given.error().what);
+    problem.field = given.error().field;
+    refuse(problem);
+    return;
+  }
+  if (front_.streams.acknowledge(given->subscription, given->sequence)) {
+    reply(204, "", "");
+    return;
+  }
+  Problem problem;
+  problem.status = 409;
+  problem.title = "Nothing to acknowledge";
+  problem.detail = "no such subscription, or it was not sent that much yet";
+  refuse(problem);
+}
+
+bool Connection::tell_session() {
+  if (auto rest = route_.query.finish(); !rest) return refuse(rest.error());
+  out_body_ = "{\"session\":";
+  protocol::append_bytes(out_body_, front_.options.session);
+  out_body_ += ",\"instance\":";
+  protocol::append_text(out_body_, front_.options.instance);
+  out_body_ += ",\"version\":";
+  protocol::append_text(out_body_, FBROKER_VERSION);
+  out_body_ += ",\"max_piece_bytes\":";
+  protocol::append_number(out_body_, kMaxPieceBytes);
+  out_body_ += '}';
+  return reply(200, kJson, out_body_);
+}
+
+// ---- file bytes in ------------------------------------------------------------------
+
+bool Connection::enter_handle_write() {
+  const auto handle = protocol::parse_handle(route_.handle, front_.options.instance);
+  if (!handle) return refuse_and_close(problem_of(handle.error()));
+  const bool has_offset = [&] {
+    auto probe = route_.query;
+    return probe.take("offset").has_value();
+  }();
+  const auto offset = route_.query.number("offset", 0);
+  const auto append = route_.query.number("append", 0);
+  const auto rest = route_.query.finish();
+  if (!offset) return refuse_and_close(offset.error());
+  if (!append) return refuse_and_close(append.error());
+  if (!rest) return refuse_and_close(rest.error());
+  if (*append > 1 || has_offset == (*append == 1))
+    return refuse_and_close(bad_request("expected either offset=N or append=1"));
+  handle_ = *handle;
+  offset_ = *offset;
+  append_ = *append == 1;
+  return want_body(&Connection::write_piece);
+}
+
+bool Connection::enter_file_write() {
+  auto path = take_path();
+  const auto permissions = route_.query.take("permissions").value_or("0644");
+  const auto exclusive = route_.query.number("exclusive", 0);
+  const auto rest = route_.query.finish();
+  if (!path) return refuse_and_close(path.error());
+  if (!exclusive) return refuse_and_close(exclusive.error());
+  if (!rest) return refuse_and_close(rest.error());
+  char* end = nullptr;
+  const unsigned long bits = std::strtoul(permissions.c_str(), &end, 8);
+  if (permissions.empty() || *end != '\0' || permissions.front() == '-' || bits > 0777)
+    return refuse_and_close(bad_request("permissions: expected octal text up to 0777"));
+  path_ = std::move(*path);
+  has_path_ = true;
+  const int flags = O_WRONLY | O_CREAT | O_TRUNC | (*exclusive != 0 ? O_EXCL : 0);
+  admit();
+  auto opened = front_.services.files.open(caller_, {path_, {}, 0}, flags,
+                                           static_cast<std::uint32_t>(bits));
+  if (!opened) {
+    keep_alive_ = keep_alive_ && body_done_;
+    return refuse(opened.error(), {Operation::write, Operation::create});
+  }
+  leave();
+  handle_ = opened->handle;
+  close_handle_ = true;
+  offset_ = 0;
+  return want_body(&Connection::write_piece);
+}
+
+// INVARIANT: each piece is decided anew by FileService, so a write that a
+//   revoke overtakes ends with the piece before it.
+bool Connection::write_piece() {
+  admit();
+  const std::span<const std::byte> piece(piece_.get(), piece_size_);
+  for (std::size_t done = 0; done < piece.size();) {
+    const auto written = front_.services.files.write(caller_, handle_, {offset_, append_},
+                                                     piece.subspan(done));
+    if (!written) return end_of_write(written.error());
+    if (*written == 0) return end_of_write(Errno{EIO});
+    done += *written;
+    offset_ += *written;
+    transferred_ += *written;
+  }
+  if (body_done_) return end_of_write(std::nullopt);
+  leave();
+  piece_size_ = 0;
+  set_deadline(front_.options.body_bound);
+  return go(&Connection::read_piece);
+}
+
+bool Connection::end_of_write(std::optional<Errno> failed) {
+  keep_alive_ = keep_alive_ && body_done_;
+  if (close_handle_) front_.services.files.close(caller_, handle_);
+  close_handle_ = false;
+  if (failed) {
+    Problem problem = front_.calls.refusal(*admission_, *failed, has_path_ ? &path_ : nullptr,
+                                           {Operation::write});
+    out_body_.clear();
+    append_problem(out_body_, problem);
+    start_head(problem.status);
+    field("Content-Type", kProblemType);
+    field(protocol::kWrittenHeader, std::to_string(transferred_));
+    end_head(out_body_.size());
+    queue(std::string_view(out_head_));
+    queue(std::string_view(out_body_));
+    after_flush_ = &Connection::begin_request;
+    return go(&Connection::flush);
+  }
+  out_body_.clear();
+  protocol::encode_written(out_body_, transferred_);
+  return reply(200, kJson, out_body_);
+}
+
+// ---- file bytes out ------------------------------------------------------------------
+
+Result<WorkspacePath, Problem> Connection::take_path() {
+  const auto text = route_.query.take("path");
+  if (!text) return bad_request("parameter path: missing");
+  auto path = WorkspacePath::parse(*text);
+  if (!path) return problem_of(path.error());
+  if (!front_.services.resolve) return std::move(*path);
+  auto resolved = front_.services.resolve(caller_, *path);
+  if (!resolved) return problem_of(resolved.error());
+  return std::move(*resolved);
+}
+
+bool Connection::enter_handle_read() {
+  const auto handle = protocol::parse_handle(route_.handle, front_.options.instance);
+  if (!handle) return refuse(problem_of(handle.error()));
+  const auto offset = route_.query.number("offset", 0);
+  const auto length = route_.query.number("length", std::numeric_limits<std::int64_t>::max());
+  const auto rest = route_.query.finish();
+  if (!offset) return refuse(offset.error());
+  if (!length) return refuse(length.error());
+  if (!rest) return refuse(rest.error());
+  handle_ = *handle;
+  offset_ = *offset;
+  left_ = *length;
+  if (!head_.range.empty()) {
+    admit();
+    const auto attributes = front_.services.files.stat(caller_, {{}, {}, handle_});
+    if (!attributes) return refuse(problem_of(attributes.error()));
+    leave();
+    file_size_ = attributes->size;
+    auto range = parse_range(head_.range, file_size_);
+    if (!range) return refuse(range.error());
+    range_ = *range;
+    offset_ = range_->first;
+    left_ = range_->length;
+  }
+  return go(&Connection::first_piece_out);
+}
+
+bool Connection::enter_file_read() {
+  admit();
+  auto path = take_path();
+  const auto rest = route_.query.finish();
+  if (!path) return refuse(path.error());
+  if (!rest) return refuse(rest.error());
+  path_ = std::move(*path);
+  has_path_ = true;
+  auto opened = front_.services.files.open(caller_, {path_, {}, 0}, O_RDONLY, 0);
+  if (!opened) return refuse(opened.error(), {Operation::read});
+  leave();
+  handle_ = opened->handle;
+  close_handle_ = true;
+  offset_ = 0;
+  left_ = std::numeric_limits<std::int64_t>::max();
+  if (!head_.range.empty()) {
+    file_size_ = opened->attributes.size;
+    auto range = parse_range(head_.range, file_size_);
+    if (!range) return refuse(range.error());
+    range_ = *range;
+    offset_ = range_->first;
+    left_ = range_->length;
+  }
+  return go(&Connection::first_piece_out);
+}
+
+// The first piece decides the reply's shape: all of it (one write of head and
+// bytes), a range whose length was promised, or chunks until the file ends.
+bool Connection::first_piece_out() {
+  admit();
+  const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, kMaxPieceBytes));
+  std::byte* piece = piece_buffer(want);
+  const auto read = front_.services.files.read(caller_, handle_, offset_, {piece, want});
+  if (!read) return refuse(read.error(), {Operation::read});
+  offset_ += *read;
+  left_ -= *read;
+  const bool all = *read < want || left_ == 0;
+  if (range_ && *read < want) return refuse(Errno{ESTALE}, {});  // it shrank meanwhile
+  chunked_out_ = !range_ && !all;
+  start_head(range_ ? 206 : 200);
+  field("Content-Type", kBytes);
+  if (range_)
+    field("Content-Range", "bytes " + std::to_string(range_->first) + "-" +
+                               std::to_string(range_->first + range_->length - 1) + "/" +
+                               std::to_string(file_size_));
+  if (chunked_out_) {
+    end_head(std::nullopt);
+    chunk_size(*read);
+    out_body_ = "\r\n";
+  } else {
+    end_head(range_ ? range_->length : *read);
+    out_body_.clear();
+  }
+  queue(std::string_view(out_head_));
+  queue(std::span<const std::byte>(piece, *read));
+  queue(std::string_view(out_body_));
+  after_flush_ = all ? &Connection::begin_request : &Connection::piece_out;
+  if (all && close_handle_) {
+    close_handle_ = false;
+    front_.services.files.close(caller_, handle_);
+  }
+  return go(&Connection::flush);
+}
+
+// INVARIANT: a further piece is read under an Admission of its own; when it is
+//   refused meanwhile the reply ends unfinished, which every client notices.
+bool Connection::piece_out() {
+  admit();
+  const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, kMaxPieceBytes));
+  std::byte* piece = piece_buffer(want);
+  const auto read = front_.services.files.read(caller_, handle_, offset_, {piece, want});
+  if (!read || (range_ && *read < want)) return end(), false;
+  offset_ += *read;
+  left_ -= *read;
+  const bool all = *read < want || left_ == 0;
+  out_head_.clear();
+  out_body_.clear();
+  if (chunked_out_) {
+    if (*read > 0) {
+      chunk_size(*read);
+      out_body_ = "\r\n";
+    }
+    if (all) out_body_ += "0\r\n\r\n";
+  }
+  queue(std::string_view(out_head_));
+  queue(std::span<const std::byte>(piece, *read));
+  queue(std::string_view(out_body_));
+  after_flush_ = all ? &Connection::begin_request : &Connection::piece_out;
+  if (all && close_handle_) {
+    close_handle_ = false;
+    front_.services.files.close(caller_, handle_);
+  }
+  return go(&Connection::flush);
+}
+
+// ---- a whole listing --------------------------------------------------------------------
+
+bool Connection::enter_list() {
+  admit();
+  auto path = take_path();
+  const auto rest = route_.query.finish();
+  if (!path) return refuse(path.error());
+  if (!rest) return refuse(rest.error());
+  path_ = std::move(*path);
+  has_path_ = true;
+  auto opened = front_.services.files.open_directory(caller_, {path_, {}, 0});
+  if (!opened) return refuse(opened.error(), {Operation::list});
+  leave();
+  handle_ = opened->handle;
+  close_handle_ = true;
+  position_ = 0;
+  first_entry_ = true;
+  return go(&Connection::list_page);
+}
+
+bool Connection::list_page() {
+  constexpr std::size_t kPage = 512;
+  admit();
+  auto page = front_.services.files.read_directory(caller_, handle_, position_, kPage);
+  const bool first = position_ == 0;
+  if (!page && first) return refuse(page.error(), {Operation::list});
+  if (!page) return end(), false;
+  position_ = page->next;
+  out_body_ = first ? "{\"entries\":[" : "";
+  for (const auto& entry : page->entries) {
+    if (!first_entry_) out_body_ += ',';
+    first_entry_ = false;
+    protocol::encode_entry(out_body_, entry);
+  }
+  const bool all = page->end || page->entries.empty();
+  if (all) out_body_ += "]}";
+  out_head_.clear();
+  if (first) {
+    start_head(200);
+    field("Content-Type", kJson);
+    end_head(std::nullopt);
+  }
+  chunk_size(out_body_.size());
+  out_body_ += all ? "\r\n0\r\n\r\n" : "\r\n";
+  queue(std::string_view(out_head_));
+  queue(std::string_view(out_body_));
+  after_flush_ = all ? &Connection::begin_request : &Connection::list_page;
+  if (all) {
+    close_handle_ = false;
+    front_.services.files.close(caller_, handle_);
+  }
+  return go(&Connection::flush);
+}
+
+// ---- events ------------------------------------------------------------------------------
+
+bool Connection::enter_events() {
+  const auto after = route_.query.take("after");
+  const auto instance = route_.query.take("instance");
+  const auto rest = route_.query.finish();
+  if (!rest) return refuse(rest.error());
+  // The callback outlives nothing: it finds the connection only while it lives.
+  listener_ = front_.streams.listen([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    asio::post(self->socket_.get_executor(), [self] {
+      if (self->listener_ != nullptr && !self->flushing_) self->run();
+    });
+  });
+  if (listener_ == nullptr) {
+    Problem problem;
+    problem.status = 503;
+    problem.title = "Too many event streams";
+    return refuse(problem);
+  }
+  // What was published between listen() and here is queued, and told besides.
+  const std::uint64_t last = front_.streams.last_sequence();
+  const bool resumed = after && instance && *instance == front_.options.instance &&
+                       *after == std::to_string(last);
+  out_body_.clear();
+  protocol::encode_line(out_body_, protocol::Hello{front_.options.instance, listener_->token(),
+                                                   last, (after || instance) && !resumed});
+  start_head(200);
+  field("Content-Type", "application/x-ndjson");
+  end_head(std::nullopt);
+  chunk_size(out_body_.size());
+  out_body_ += "\r\n";
+  queue(std::string_view(out_head_));
+  queue(std::string_view(out_body_));
+  after_flush_ = &Connection::event_lines;
+  streaming_.store(true);
+  watch_for_goodbye();
+  return go(&Connection::flush);
+}
+
+// A client of an event stream has nothing more to say: its end, or anything
+// that it sends, ends the stream.
+bool Connection::watch_for_goodbye() {
+  socket_.async_read_some(asio::buffer(in_.get(), kInputBytes),
+                          [self = shared_from_this()](const error_code&, std::size_t) {
+                            self->keep_alive_ = false;
+                            self->cut();
+                            if (!self->flushing_) self->end();
+                          });
+  return false;
+}
+
+void Connection::heartbeat() {
+  if (!streaming_.load() || beat_due_.exchange(true)) return;
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    if (self->listener_ != nullptr && !self->flushing_) self->run();
+  });
+}
+
+// INVARIANT: a name that the session may not see is not told when it changes
+//   on the host either. Forgetting (forget, retire) concerns what the client
+//   was shown before, and is always told.
+bool Connection::event_lines() {
+  if (listener_ == nullptr) return false;
+  if (!keep_alive_) return end(), false;  // the client left while lines were on their way
+  deadline_.store(0);
+  auto events = listener_->take();
+  const bool beat = beat_due_.exchange(false);
+  if (events.empty() && !beat) return false;  // woken when there is something
+  admit();
+  out_body_.clear();
+  std::uint64_t upto = listener_->last_sent();
+  for (const protocol::Event& event : events) {
+    upto = std::max(upto, event.sequence);
+    const bool from_host = event.kind == protocol::EventKind::entry ||
+                           event.kind == protocol::EventKind::content;
+    if (from_host && admission_->view().snapshot != nullptr &&
+        !admission_->snapshot().decide(event.path).visible())
+      continue;
+    protocol::encode_line(out_body_, event);
+  }
+  listener_->sent(upto);
+  if (beat || out_body_.empty()) protocol::encode_line(out_body_, protocol::Heartbeat{upto});
+  out_head_.clear();
+  chunk_size(out_body_.size());
+  out_body_ += "\r\n";
+  queue(std::string_view(out_head_));
+  queue(std::string_view(out_body_));
+  after_flush_ = &Connection::event_lines;
+  return go(&Connection::flush);
+}
+
+// ---- replies --------------------------------------------------------------------------------
+
+void Connection::start_head(unsigned status) {
+  out_head_ = "HTTP/1.1 ";
+  out_head_ += status_line_of(status);
+  out_head_ += "\r\n";
+  field(protocol::kInstanceHeader, front_.options.instance);
+  if (!keep_alive_ || front_.stopping.load()) field("Connection", "close");
+}
+
+void Connection::field(std::string_view name, std::string_view value) {
+  out_head_ += name;
+  out_head_ += ": ";
+  out_head_ += value;
+  out_head_ += "\r\n";
+}
+
+void Connection::end_head(std::optional<std::uint64_t> length) {
+  if (length) {
+    out_head_ += "Content-Length: ";
+    protocol::append_number(out_head_, *length);
+    out_head_ += "\r\n\r\n";
+  } else {
+    out_head_ += "Transfer-Encoding: chunked\r\n\r\n";
+  }
+}
+
+void Connection::chunk_size(std::size_t bytes) {
+  char line[24];
+  const int size = std::snprintf(line, sizeof line, "%zx\r\n", bytes);
+  out_head_.append(line, static_cast<std::size_t>(size));
+}
+
+void Connection::queue(std::span<const std::byte> bytes) {
+  if (!bytes.empty()) out_[out_count_++] = asio::const_buffer(bytes.data(), bytes.size());
+}
+
+void Connection::queue(std::string_view text) { queue(std::as_bytes(std::span(text))); }
+
+bool Connection::reply(unsigned status, std::string_view content_type, std::string_view body) {
+  start_head(status);
+  if (status == 204) {
+    out_head_ += "\r\n";
+  } else {
+    field("Content-Type", content_type);
+    end_head(body.size());
+  }
+  queue(std::string_view(out_head_));
+  queue(body);
+  after_flush_ = &Connection::begin_request;
+  return go(&Connection::flush);
+}
+
+bool Connection::refuse(const Problem& problem) {
+  if (close_handle_) front_.services.files.close(caller_, handle_);
+  close_handle_ = false;
+  out_body_.clear();
+  append_problem(out_body_, problem);
+  return reply(problem.status, kProblemType, out_body_);
+}
+
+bool Connection::refuse_and_close(const Problem& problem) {
+  keep_alive_ = false;
+  return refuse(problem);
+}
+
+bool Connection::refuse(Errno error, OperationSet operations) {
+  return refuse(front_.calls.refusal(*admission_, error, has_path_ ? &path_ : nullptr, operations));
+}
+
+// Mostly one sendmsg(2) for head and body; what the socket does not take at
+// once is waited for.
+bool Connection::flush() {
+  set_deadline(front_.options.write_bound);
+  std::span<asio::const_buffer> left(out_.data(), out_count_);
+  while (!left.empty()) {
+    error_code error;
+    std::size_t sent = socket_.write_some(left, error);
+    if (error == asio::error::would_block) break;
+    if (error == asio::error::interrupted) continue;
+    if (error) return end(), false;
+    while (!left.empty() && sent >= left.front().size()) {
+      sent -= left.front().size();
+      left = left.subspan(1);
+    }
+    if (!left.empty()) left.front() += sent;
+  }
+  const auto sent_all = [this] {
+    out_count_ = 0;
+    flushing_ = false;
+    leave();
+    if (out_body_.capacity() > kKeptBytes) std::string().swap(out_body_);
+    step_ = after_flush_;
+  };
+  if (left.empty()) return sent_all(), true;
+  flushing_ = true;
+  const std::vector<asio::const_buffer> rest(left.begin(), left.end());
+  asio::async_write(socket_, rest,
+                    [self = shared_from_this(), sent_all](const error_code& error, std::size_t) {
+                      if (error) return self->end();
+                      sent_all();
+                      self->run();
+                    });
+  return false;
+}
+
+}  // namespace fbroker::broker
