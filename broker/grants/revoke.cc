@@ -1,0 +1,101 @@
+#include "broker/grants/revoke.h"
+
+#include <fcntl.h>
+
+#include "broker/sessions/session.h"
+
+namespace fbroker::broker {
+
+using protocol::EventKind;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+
+constexpr milliseconds kAppearBound{500};
+
+// Step 2. Who is inside under the old view either leaves, or is a client that
+// does not read its reply: then its connection goes.
+void drain(Session& session, Finality& finality) {
+  if (session.admissions().drain(kRevokeBound)) return;
+  finality.connections_cut += session.front().abort_older_than_publish();
+  finality.drained = session.admissions().drain(kRevokeBound);
+}
+
+protocol::FileIdentity identity_at(Session& session, const WorkspacePath& path) {
+  const auto view = session.view();
+  const Export* on = view->exports->find(path);
+  if (on == nullptr) return {};
+  const auto fd = on->open(path, O_PATH | O_NOFOLLOW);
+  if (!fd) return {};
+  const auto stat = stat_of(fd->get());
+  return stat ? stat->identity : protocol::FileIdentity{};
+}
+
+// The name at `path`, and the directories that may have come or gone with it.
+std::uint64_t tell_names(EventBus& events, const WorkspacePath& path) {
+  std::uint64_t last = 0;
+  for (WorkspacePath at = path; !at.is_root(); at = at.parent())
+    last = events.publish(EventKind::entry, at);
+  return last;
+}
+
+// Step 3, the clients' part. Returns the sequence to be acknowledged.
+std::uint64_t tell(Session& session, const std::vector<Touched>& touched) {
+  std::uint64_t last = 0;
+  for (const Touched& place : touched) {
+    const auto identity = identity_at(session, place.path);
+    if (place.retire) last = session.events().publish(EventKind::retire, place.path, identity);
+    else last = session.events().publish(EventKind::forget, place.path, identity);
+    if (const auto names = tell_names(session.events(), place.path); names != 0) last = names;
+  }
+  return last;
+}
+
+// Whoever has not forgotten in time still holds pages, in a kernel that we
+// cannot reach: its connections go, and it goes, before the person is answered.
+void cut_off(Session& session, Finality& finality) {
+  finality.acknowledged = false;
+  finality.connections_cut += session.front().abort_all();
+  if (const auto sandbox = session.sandbox()) finality.sandbox_killed = sandbox->kill(kRevokeBound);
+}
+
+}  // namespace
+
+// INVARIANT: a revoke is final when it returns. The order is the proof:
+//   1. From publish() on, every operation is admitted under the new view.
+//   2. After drain() nobody is at work under an old one, the reply's last byte
+//      included.
+//   3. So handles can be marked: none comes up behind us with an old right;
+//      and clients can be told: what they ask anew is decided anew.
+Finality make_final(Session& session, std::shared_ptr<const View> next,
+                    const std::vector<Touched>& touched,
+                    const std::vector<WorkspacePath>& pins_end) {
+  const auto begun = steady_clock::now();
+  Finality finality;
+  session.admissions().publish(std::move(next));
+  drain(session, finality);
+  for (const WorkspacePath& path : pins_end)
+    finality.handles_closed += session.files().close_refused_handles(path);
+  finality.handles_closed += session.files().close_refused_handles();
+  const std::uint64_t told = tell(session, touched);
+  if (told != 0 && !session.events().wait_acknowledged(told, kRevokeBound)) cut_off(session, finality);
+  finality.milliseconds =
+      std::chrono::duration<double, std::milli>(steady_clock::now() - begun).count();
+  return finality;
+}
+
+void make_visible(Session& session, std::shared_ptr<const View> next,
+                  const std::vector<WorkspacePath>& appeared) {
+  session.admissions().publish(std::move(next));
+  // INVARIANT: a client that asks after this event is decided under the new view.
+  std::uint64_t told = 0;
+  for (const WorkspacePath& path : appeared) {
+    session.events().publish(EventKind::forget, path, identity_at(session, path));
+    told = tell_names(session.events(), path);
+    if (told == 0) told = session.events().last_sequence();
+  }
+  if (told != 0) session.events().wait_acknowledged(told, kAppearBound);
+}
+
+}  // namespace fbroker::broker

@@ -1,0 +1,189 @@
+#include "broker/sessions/session.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "broker/control/person_path.h"
+#include "broker/files/own_files.h"
+#include "broker/http/unix_listener.h"
+#include "broker/sessions/runtime_dir.h"
+
+namespace fbroker::broker {
+
+using std::chrono::system_clock;
+
+namespace {
+
+constexpr std::size_t kMaxPolicyBytes = 16 << 20;
+
+// INVARIANT: below /.fbroker only what a person granted is shown, with just the
+//   operations of that grant, whatever wide rules ("/**") say. It is the oldest
+//   session deny: every grant is newer. Named "default", because that is what
+//   it means: nobody allowed it.
+policy::Grant nothing_but_grants() {
+  policy::Grant deny;
+  deny.id = "default";
+  deny.effect = policy::Effect::deny;
+  deny.path = WorkspacePath::parse("/.fbroker").value();
+  deny.operations = policy::OperationSet::all();
+  deny.order = 1;
+  deny.because = "only what was granted is shown here";
+  return deny;
+}
+
+bool counts_now(const LiveGrant& live, system_clock::time_point now) {
+  return !live.used && (!live.grant.expires || *live.grant.expires > now);
+}
+
+std::vector<policy::Grant> grants_for_snapshot(const std::vector<LiveGrant>& grants) {
+  std::vector<policy::Grant> list{nothing_but_grants()};
+  const auto now = system_clock::now();
+  for (const LiveGrant& live : grants) {
+    if (!counts_now(live, now)) continue;
+    list.push_back(live.grant);
+    ++list.back().order;  // above nothing_but_grants()
+  }
+  return list;
+}
+
+bool is_there(const std::string& host) {
+  return static_cast<bool>(UniqueFd(::open(host.c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW)));
+}
+
+// One export for each granted host file; the first grant of a path decides.
+std::vector<policy::Export> temporary_exports(const std::vector<LiveGrant>& grants) {
+  std::vector<policy::Export> exports;
+  for (const LiveGrant& live : grants) {
+    if (live.from.empty() || live.grant.effect != policy::Effect::allow || !is_there(live.from)) continue;
+    bool known = false;
+    for (const policy::Export& other : exports) known = known || other.at == live.grant.path;
+    if (!known) exports.push_back({.at = live.grant.path, .from = live.from});
+  }
+  return exports;
+}
+
+std::string lines_of(const std::vector<policy::Diagnostic>& diagnostics) {
+  std::string text;
+  for (const policy::Diagnostic& diagnostic : diagnostics)
+    text += (text.empty() ? "" : "\n") + diagnostic.text();
+  return text;
+}
+
+Result<policy::Policy> policy_from(const std::optional<std::string>& file) {
+  if (!file) return policy::default_policy();
+  FBROKER_TRY(const std::string text, read_text_file(*file, kMaxPolicyBytes));
+  auto parsed = policy::parse_policy(text, *file);
+  if (!parsed) return Error{"", lines_of(parsed.error())};
+  return std::move(*parsed);
+}
+
+std::shared_ptr<const View> nothing() {
+  auto empty = policy::Snapshot::compile({});
+  auto exports = ExportTable::build({});
+  return std::make_shared<const View>(View{std::move(empty).value(), std::move(exports).value()});
+}
+
+}  // namespace
+
+Result<std::string> read_text_file(const std::string& path, std::size_t max_bytes) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  struct stat info{};
+  if (!fd || ::fstat(fd.get(), &info) != 0) return Error{path, std::strerror(errno)};
+  if (!S_ISREG(info.st_mode)) return Error{path, "is not a regular file"};
+  std::string content;
+  for (;;) {
+    const std::size_t before = content.size();
+    content.resize(before + 65536);
+    const ssize_t n = ::read(fd.get(), content.data() + before, 65536);
+    if (n < 0) return Error{path, std::strerror(errno)};
+    content.resize(before + static_cast<std::size_t>(n));
+    if (content.size() > max_bytes)
+      return Error{path, "is larger than " + std::to_string(max_bytes) + " bytes"};
+    if (n == 0) return content;
+  }
+}
+
+Result<std::unique_ptr<Session>> Session::open(SessionOptions options, BrokerParts& parts) {
+  FBROKER_TRY(policy::Policy policy, policy_from(options.policy));
+  std::unique_ptr<Session> session(new Session(std::move(options), parts, std::move(policy)));
+  FBROKER_TRY_VOID(session->start());
+  return session;
+}
+
+Session::Session(SessionOptions options, BrokerParts& parts, policy::Policy policy)
+    : options_(std::move(options)), parts_(parts), policy_(std::move(policy)),
+      counts_(parts.audit), admissions_(nothing()) {}
+
+Session::~Session() { stop(std::chrono::milliseconds(0)); }
+
+// The socket comes last: whoever can connect finds everything in place.
+Result<void> Session::start() {
+  if (options_.policy) parts_.own_files.add_file(*options_.policy);
+  FBROKER_TRY(auto first, compile(policy_, parts_.grants.of(name())));
+  admissions_.publish(std::move(first));
+  if (auto watch = HostWatch::start(events_); watch) watch_ = std::move(*watch);
+  else parts_.say("session " + name() + ": the host is not watched (" + watch.error().text() +
+                  "); changes made there show after a second");
+  context_.reset(new SessionContext{name(), admissions_, events_, counts_, parts_.own_files, watch_.get()});
+  LocalFileServiceOptions options;
+  options.on_grant_used = [this](std::string_view id) { parts_.on_grant_used(name(), std::string(id)); };
+  files_ = std::make_unique<LocalFileService>(*context_, std::move(options));
+
+  FBROKER_TRY(UnixListener listener,
+              bind_unix_socket(options_.socket_directory, options_.socket_name, 0666));
+  socket_lock_ = std::move(listener.lock);
+  HttpOptions http;
+  http.session = name();
+  if (options_.peer_uid != ::geteuid()) http.other_uids.push_back({options_.peer_uid, options_.peer_uid});
+  HttpServices services{*files_, admissions_, events_,
+                        [this](const protocol::Caller& caller, const WorkspacePath& path) {
+                          return files_->resolve(caller, path.bytes(), true);
+                        }};
+  FBROKER_TRY(front_, HttpFront::start(std::move(listener.socket), std::move(http), std::move(services)));
+  return ok;
+}
+
+Result<std::shared_ptr<const View>> Session::compile(const policy::Policy& policy,
+                                                     const std::vector<LiveGrant>& grants) {
+  ExportTableInput places{options_.root, options_.home, policy.exports, temporary_exports(grants)};
+  const auto before = admissions_.current();
+  FBROKER_TRY(auto exports, ExportTable::build(places, before->exports.get()));
+  policy::SnapshotInput input;
+  input.rules = policy.rules;
+  input.grants = grants_for_snapshot(grants);
+  input.generation = generation_.fetch_add(1) + 2;  // 1 is nothing()'s
+  FBROKER_TRY(auto snapshot, policy::Snapshot::compile(std::move(input)));
+  return std::make_shared<const View>(View{std::move(snapshot), std::move(exports)});
+}
+
+std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveGrant>& grants) {
+  auto next = compile(policy_, grants);
+  if (next) return std::move(*next);
+  parts_.say("session " + name() + ": " + next.error().text() + "; everything is denied until a reload works");
+  policy::SnapshotInput empty;
+  empty.generation = generation_.fetch_add(1) + 2;
+  return std::make_shared<const View>(
+      View{policy::Snapshot::compile(std::move(empty)).value(), admissions_.current()->exports});
+}
+
+Result<policy::Policy> Session::read_policy() const { return policy_from(options_.policy); }
+
+void Session::set_sandbox(Sandbox sandbox) {
+  const std::lock_guard lock(sandbox_mutex_);
+  sandbox_ = std::make_shared<const Sandbox>(std::move(sandbox));
+}
+
+std::shared_ptr<const Sandbox> Session::sandbox() const {
+  const std::lock_guard lock(sandbox_mutex_);
+  return sandbox_;
+}
+
+void Session::stop(std::chrono::milliseconds grace) {
+  if (front_) front_->stop(grace);
+  if (files_) files_->close_all();
+}
+
+}  // namespace fbroker::broker

@@ -1,0 +1,134 @@
+// Session: one sandboxed agent: its policy, exports, gate, events, files and
+// data socket, put together.
+//
+// What it is allowed changes only through broker/grants/changes.h, one change
+// at a time (ChangeTurn).
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "broker/files/local_file_service.h"
+#include "broker/grants/grant_store.h"
+#include "broker/http/http_front.h"
+#include "broker/sessions/admissions.h"
+#include "broker/sessions/context.h"
+#include "broker/sessions/event_bus.h"
+#include "broker/sessions/sandbox.h"
+#include "broker/sessions/session_counts.h"
+#include "broker/watch/host_watch.h"
+#include "policy/policy.h"
+
+namespace fbroker::broker {
+
+struct SessionOptions {
+  std::string name;
+  std::string root;                   // absolute; what an export's `from` is relative to
+  std::string home;                   // absolute; what ~ stands for
+  std::optional<std::string> policy;  // absolute path of p.json; none = the default policy
+  uid_t peer_uid = 0;                 // who may connect, besides the broker's own user
+  std::string socket_directory;       // to be mounted; holds the socket and nothing else
+  std::string socket_name = "broker.sock";
+};
+
+// What all sessions of a broker share. Everything here outlives them.
+struct BrokerParts {
+  audit::AuditSink& audit;
+  OwnFiles& own_files;
+  GrantStore& grants;
+  // A grant for one open was used. Called from any thread, must not block.
+  std::function<void(const std::string& session, std::string grant)> on_grant_used;
+  // Something that a person at the broker's terminal should read.
+  std::function<void(const std::string&)> say;
+};
+
+class Session;
+
+// The right to change what a session may do. Held while a change is worked out
+// and made, so that no two can mix.
+class ChangeTurn {
+ public:
+  Session& session() const noexcept { return *session_; }
+
+ private:
+  friend class Session;
+  ChangeTurn(Session& session, std::mutex& mutex) : session_(&session), lock_(mutex) {}
+  Session* session_;
+  std::unique_lock<std::mutex> lock_;
+};
+
+// Threads: any, unless a member says something else.
+class Session {
+ public:
+  // Errors: the policy (every diagnostic, a line each), an export, the socket
+  // (a live broker's: says so).
+  static Result<std::unique_ptr<Session>> open(SessionOptions options, BrokerParts& parts);
+  ~Session();
+
+  const SessionOptions& options() const noexcept { return options_; }
+  const std::string& name() const noexcept { return options_.name; }
+  std::string socket() const { return options_.socket_directory + "/" + options_.socket_name; }
+
+  ChangeTurn take_turn() { return ChangeTurn(*this, turn_); }
+  std::shared_ptr<const View> view() const { return admissions_.current(); }
+
+  // A view with this policy and these grants, of the next generation. An export
+  // of a granted file that is not there (any more) is left out.
+  Result<std::shared_ptr<const View>> compile(const policy::Policy& policy,
+                                              const std::vector<LiveGrant>& grants);
+  // The same with the policy in force. Never fails: what cannot be compiled
+  // becomes a view that allows nothing.
+  std::shared_ptr<const View> compile_or_deny_all(const std::vector<LiveGrant>& grants);
+
+  // Reads the policy file anew; the policy in force stays as it is.
+  Result<policy::Policy> read_policy() const;
+  // Precondition (both): a turn is held.
+  const policy::Policy& policy() const noexcept { return policy_; }
+  void set_policy(policy::Policy policy) { policy_ = std::move(policy); }
+
+  void set_sandbox(Sandbox sandbox);
+  std::shared_ptr<const Sandbox> sandbox() const;
+
+  // Ends the data socket: running requests get `grace`.
+  void stop(std::chrono::milliseconds grace);
+
+  BrokerParts& parts() noexcept { return parts_; }
+  Admissions& admissions() noexcept { return admissions_; }
+  EventBus& events() noexcept { return events_; }
+  LocalFileService& files() noexcept { return *files_; }
+  HttpFront& front() noexcept { return *front_; }
+  SessionCounts& counts() noexcept { return counts_; }
+
+ private:
+  Session(SessionOptions options, BrokerParts& parts, policy::Policy policy);
+  Result<void> start();
+
+  SessionOptions options_;
+  BrokerParts& parts_;
+  policy::Policy policy_;               // guarded by turn_
+  std::atomic<std::uint64_t> generation_{0};
+  std::mutex turn_;                     // one change at a time; taken before any other lock here
+  SessionCounts counts_;
+  Admissions admissions_;
+  EventBus events_;
+  std::unique_ptr<HostWatch> watch_;
+  std::unique_ptr<SessionContext> context_;
+  std::unique_ptr<LocalFileService> files_;
+  UniqueFd socket_lock_;
+  std::unique_ptr<HttpFront> front_;
+  mutable std::mutex sandbox_mutex_;    // guards sandbox_
+  std::shared_ptr<const Sandbox> sandbox_;
+};
+
+// A whole text file. Errors: it cannot be read, is not a regular file, has more
+// than max_bytes.
+Result<std::string> read_text_file(const std::string& path, std::size_t max_bytes);
+
+}  // namespace fbroker::broker
