@@ -139,6 +139,7 @@ Result<void, Errno> LocalFileService::list(const Gate& gate, Handle& directory) 
   // Moved away on the host: names below it are no longer what they say.
   if (!directory.unlinked && directory.on->current_name(directory.fd.get()) != directory.path)
     return Errno{ESTALE};
+  if (directory.on->submounts() && session_.own_files.holds(directory.fd.get())) return Errno{ENOENT};
   const std::size_t in_use = listing_bytes_.load();
   const ActAs as(directory.on->owner());
   FBROKER_TRY(auto names, names_in(directory.fd.get(),

@@ -117,6 +117,10 @@ bool OwnFiles::contains(const FileStat& found) const {
 }
 
 bool OwnFiles::holds(int directory) const {
+  {
+    const std::unique_lock lock(mutex_);
+    if (scan_is_old()) scan();
+  }
   std::string up = ".";
   auto here = stat_at(directory, up.c_str());
   for (int depth = 0; depth < kMaxDepth; ++depth) {

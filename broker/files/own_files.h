@@ -42,7 +42,8 @@ class OwnFiles {
   bool contains(const FileStat& found) const;
 
   // Whether a directory is one of theirs or lies below one, found by walking
-  // up; for exports that show submounts, where a place can have any name.
+  // up; for exports that show submounts, where a place can have any name. Asks
+  // the disk for directories that are new, which contains() then knows.
   bool holds(int directory) const;
 
  private:
