@@ -82,6 +82,7 @@ struct AuditLog::Impl {
 
   Result<void> recover();
   Result<void, Errno> append(const Record& record);
+  Result<void, Errno> ready(const std::string& session);
   bool push(std::unique_lock<std::mutex>& lock, std::string_view fields);
   bool push_repeats(FoldSlot& slot);
   void say_over_quota(std::unique_lock<std::mutex>& lock, const std::string& session);
@@ -104,6 +105,9 @@ struct AuditLog::Impl {
   std::string lines;
   Clock::time_point last_sync{};
   Clock::time_point last_alarm{};
+
+  std::atomic<bool> writing{true};              // state.writing, for ready()
+  std::atomic<bool> somebody_over_quota{false};  // ready() has to look closer
 
   // Guards all that follows and every call on ring, quotas and folds. No other
   // lock is taken while it is held, and no file is touched.
@@ -145,13 +149,24 @@ Result<void, Errno> AuditLog::Impl::append(const Record& record) {
   if (!state.writing) return ++state.refused, Errno{EIO};
   if (fields.size() > ring->max_fields()) return ++state.refused, Errno{EIO};
   if (!record.session.empty()) {
-    const auto answer = quotas.take(record.session, fields.size(), Clock::now());
+    const auto answer = quotas.take(record.session, fields.size(), Clock::now(),
+                                    refusal ? Quotas::Reserve::keep : Quotas::Reserve::use);
+    if (answer != Quotas::Answer::yes) somebody_over_quota = true;
     if (answer == Quotas::Answer::no_and_say_so) say_over_quota(lock, record.session);
-    if (answer != Quotas::Answer::yes) return ++state.over_quota, Errno{EIO};
+    if (!Quotas::taken(answer)) return ++state.over_quota, Errno{EIO};
   }
   if (!push(lock, fields)) return ++state.refused, Errno{EIO};
   if (refusal) folds.remember(members, Clock::now());
   return ok;
+}
+
+// No mutex while all is well: this runs once per read(2) of the agent.
+Result<void, Errno> AuditLog::Impl::ready(const std::string& session) {
+  if (!writing) return Errno{EIO};
+  if (session.empty() || !somebody_over_quota) return ok;
+  const std::lock_guard lock(mutex);
+  if (quotas.within(session, Clock::now())) return ok;
+  return ++state.over_quota, Errno{EIO};
 }
 
 // Waits for room; false when the log broke meanwhile. Wakes the writer.
@@ -203,6 +218,7 @@ void AuditLog::Impl::run() {
   std::unique_lock lock(mutex);
   for (;;) {
     wait_for_work(lock);
+    const bool last_round = stopping;
     const auto now = stopping || hurry ? Clock::time_point::max() : Clock::now();
     const bool all_folded = folds.end_windows(now, [&](FoldSlot& slot) { return push_repeats(slot); });
     if (hurry && all_folded) {
@@ -215,7 +231,7 @@ void AuditLog::Impl::run() {
     if (!written) {
       if (stopping) return;   // it stays in the ring
       work.wait_for(lock, options.retry, [&] { return stopping; });
-    } else if (stopping && all_folded && ring->used() == 0) {
+    } else if (last_round && all_folded && ring->used() == 0) {
       return;
     }
   }
@@ -269,13 +285,13 @@ void AuditLog::Impl::broken(const Error& error) {
     spdlog::error("the audit log cannot be written, so all work is refused until it can: {}",
                   state.problem);
   }
-  state.writing = false;
+  state.writing = writing = false;
   progress.notify_all();
 }
 
 void AuditLog::Impl::mended() {
   if (state.writing) return;
-  state.writing = true;
+  state.writing = writing = true;
   state.problem.clear();
   const std::uint64_t refused = state.refused - refused_at_break;
   spdlog::warn("the audit log can be written again; {} operations were refused meanwhile", refused);
@@ -384,6 +400,9 @@ AuditLog::~AuditLog() {
 }
 
 Result<void, Errno> AuditLog::append(const Record& record) { return impl_->append(record); }
+
+Result<void, Errno> AuditLog::ready() { return impl_->ready({}); }
+Result<void, Errno> AuditLog::ready(const std::string& session) { return impl_->ready(session); }
 
 bool AuditLog::sync(std::chrono::milliseconds bound) { return impl_->sync(bound); }
 

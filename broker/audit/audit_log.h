@@ -31,6 +31,9 @@ class AuditSink {
   // its record can only be written once its result is known. Must be cheap.
   // Errors: EIO while the log cannot be written.
   virtual Result<void, Errno> ready() { return ok; }
+  // As ready(), and besides: whether `session` is within its quota. Who asked
+  // this can append the record of what it then did (a reserve is kept for it).
+  virtual Result<void, Errno> ready(const std::string& session) { return (void)session, ready(); }
 };
 
 // What one session may write: a bucket that fills at a rate up to a burst.
@@ -89,6 +92,8 @@ class AuditLog final : public AuditSink {
 
   // Waits only while the ring is full. EIO besides: this session's quota.
   Result<void, Errno> append(const Record& record) override;
+  Result<void, Errno> ready() override;
+  Result<void, Errno> ready(const std::string& session) override;
 
   // Waits until everything appended so far is on disk (folded repeats are
   // brought forward). False: not within `bound`.

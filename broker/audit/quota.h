@@ -14,11 +14,19 @@ namespace fbroker::audit {
 class Quotas {
  public:
   using Clock = std::chrono::steady_clock;
-  enum class Answer { yes, no, no_and_say_so };   // say so: once a second a record tells of it
+  enum class Answer { yes, yes_from_reserve, no, no_and_say_so };  // say so: once a second a record tells of it
+  // INVARIANT: who was told "within" finds room for the record of what it did.
+  //   Beyond the quota there is a reserve that refusals, of which an agent
+  //   makes as many as it likes, cannot use up.
+  enum class Reserve { keep, use };
+  static constexpr double kReserveRecords = 4096;
+  static constexpr double kReserveBytes = 64.0 * 1024 * 1024;
+
+  static bool taken(Answer answer) { return answer == Answer::yes || answer == Answer::yes_from_reserve; }
 
   explicit Quotas(const AuditQuota& quota) : quota_(quota) {}
 
-  Answer take(const std::string& session, std::size_t bytes, Clock::time_point now) {
+  Answer take(const std::string& session, std::size_t bytes, Clock::time_point now, Reserve reserve) {
     Bucket& bucket = find(session, now);
     refill(bucket, now);
     if (bucket.records >= 1 && bucket.bytes >= static_cast<double>(bytes)) {
@@ -26,9 +34,22 @@ class Quotas {
       bucket.bytes -= static_cast<double>(bytes);
       return Answer::yes;
     }
+    const bool room = bucket.records >= 1 - kReserveRecords &&
+                      bucket.bytes >= static_cast<double>(bytes) - kReserveBytes;
+    if (reserve == Reserve::use && room) {
+      bucket.records -= 1;
+      bucket.bytes -= static_cast<double>(bytes);
+      return Answer::yes_from_reserve;
+    }
     if (now < bucket.said + std::chrono::seconds(1)) return Answer::no;
     bucket.said = now;
     return Answer::no_and_say_so;
+  }
+
+  bool within(const std::string& session, Clock::time_point now) {
+    Bucket& bucket = find(session, now);
+    refill(bucket, now);
+    return bucket.records >= 1 && bucket.bytes >= 1;
   }
 
  private:

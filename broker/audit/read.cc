@@ -158,13 +158,15 @@ Result<std::optional<Line>> LineReader::next(bool even_unended) {
 Result<void> LineReader::seek_last(std::uint64_t count) {
   counts_lines_ = false;
   std::uint64_t missing = count;
-  for (auto number = segments_.rbegin(); number != segments_.rend(); ++number) {
+  const std::vector<std::uint64_t> numbers = segments_;
+  for (auto number = numbers.rbegin(); number != numbers.rend(); ++number) {
     current_ = *number - 1;
     FBROKER_TRY(const bool opened, open_next_segment());
     if (!opened) return ok;
     struct stat st {};
     if (::fstat(file_.get(), &st) != 0) return failed(segment_name(current_), "cannot be read");
     const auto size = static_cast<std::uint64_t>(st.st_size);
+    if (count == 0) return file_offset_ = size, ok;   // only what comes from now on
     // Backwards in chunks: a '\n' that is not the file's last byte begins a line.
     std::string chunk;
     for (std::uint64_t end = size; end > 0;) {
@@ -180,12 +182,8 @@ Result<void> LineReader::seek_last(std::uint64_t count) {
       end = start;
     }
     if (size > 0 && missing-- == 1) return ok;   // the first line of the file
-    if (missing == 0) {                          // none were wanted: only what comes
-      file_offset_ = size;
-      return ok;
-    }
   }
-  current_ = segments_.empty() ? 0 : segments_.front() - 1;
+  current_ = 0;
   file_ = UniqueFd();
   return ok;
 }
