@@ -152,7 +152,12 @@ Result<LocalFileService::Opening, Errno> LocalFileService::create_file(const Gat
                                                                        int flags,
                                                                        std::uint32_t permissions) {
   FBROKER_TRY(const Found found, find(gate, decided));
-  if (found.hidden != nullptr || found.stat) return Errno{EEXIST};
+  if (found.stat) return Errno{EEXIST};
+  if (found.hidden != nullptr) {
+    Decided hidden = decided;
+    hidden.overruled = found.hidden;
+    return refuse(gate, hidden, Operation::create, Errno{EACCES}, {.detail = words_for(flags, false)});
+  }
   const ActAs as(decided.on->owner());
   Opening opening;
   FBROKER_TRY(opening.fd, decided.on->open_child(
