@@ -5,9 +5,12 @@
 // client may keep; changes made there by anybody else become events.
 #pragma once
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <ctime>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "broker/protocol/file_service.h"
@@ -15,9 +18,23 @@
 
 namespace fbroker::broker {
 
+struct HostWatchOptions {
+  std::size_t max_watches = 0;   // 0 = half of fs.inotify.max_user_watches, at most 65,536
+  // Until when a change time can be that of an earlier change too. None: the
+  // kernel gives each change that follows a look its own (Linux 6.13, on file
+  // systems that take part), found out per directory.
+  std::optional<std::chrono::milliseconds> clock_tick;
+};
+
+// Where it ends: stores through a shared mapping on the host are told when the
+// file is closed; changes through another hard link in a directory that is not
+// watched, and two writers, agent and host, of one file within some 2 ms, may
+// not be.
+// Threads: all members, any thread; one thread of its own.
 class HostWatch {
  public:
-  static Result<std::unique_ptr<HostWatch>> start(EventBus& events);
+  // Errors: no inotify instance to be had (fs.inotify.max_user_instances).
+  static Result<std::unique_ptr<HostWatch>> start(EventBus& events, HostWatchOptions options = {});
   ~HostWatch();
 
   // Whether changes in the directory open at `directory_fd`, known to the
