@@ -1,0 +1,255 @@
+// fbroker audit tail|search|verify: reads the log's files; needs no broker.
+#include <poll.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "broker/audit/read.h"
+#include "broker/audit/segments.h"
+#include "broker/audit/verify.h"
+#include "broker/cli/table.h"
+#include "broker/cli/verbs.h"
+
+namespace fbroker::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct AuditVerb {
+  std::string directory, broker;   // which log
+  bool json = false;
+  std::uint64_t last = 20;
+  bool follow = false;
+  audit::Filter filter;
+  std::string head;
+};
+
+fs::path state_directory() {
+  if (const char* state = std::getenv("XDG_STATE_HOME"); state != nullptr && *state == '/')
+    return fs::path(state) / "fbroker";
+  const char* home = std::getenv("HOME");
+  return fs::path(home != nullptr ? home : "/") / ".local/state/fbroker";
+}
+
+// When the log last grew; none where there is no log.
+std::optional<fs::file_time_type> last_written(const fs::path& directory) {
+  std::error_code error;
+  std::optional<fs::file_time_type> newest;
+  for (const auto& file : fs::directory_iterator(directory, error)) {
+    if (!audit::segment_number(file.path().filename().string())) continue;
+    const auto time = fs::last_write_time(file.path(), error);
+    if (!error && (!newest || time > *newest)) newest = time;
+  }
+  return newest;
+}
+
+Result<std::string> find_log(const AuditVerb& verb) {
+  if (!verb.directory.empty()) return verb.directory;
+  const fs::path state = state_directory();
+  if (!verb.broker.empty()) {
+    if (verb.broker.find('/') != verb.broker.npos || verb.broker.starts_with('.'))
+      return Error{"--session", "a session's name has no '/' and does not start with a dot"};
+    const fs::path named = state / verb.broker / "audit";
+    std::error_code error;
+    // search: a session that another broker serves; its records are in that one's log.
+    if (verb.filter.session.empty() || fs::is_directory(named, error)) return named.string();
+  }
+  std::error_code error;
+  std::optional<fs::file_time_type> newest;
+  std::string found;
+  for (const auto& broker : fs::directory_iterator(state, error)) {
+    const auto time = last_written(broker.path() / "audit");
+    if (!time || (newest && *time <= *newest)) continue;
+    newest = time;
+    found = (broker.path() / "audit").string();
+  }
+  if (found.empty())
+    return Error{state.string(), "holds no audit log; name one with --dir or --session"};
+  return found;
+}
+
+int complain(const Error& error, int status) {
+  std::cerr << "fbroker audit: " << printable(error.text()) << '\n';
+  return status;
+}
+
+std::string error_name(int error) {
+  const char* const name = ::strerrorname_np(error);
+  return error == 0 ? "ok" : name != nullptr ? name : std::to_string(error);
+}
+
+std::string bytes_text(const audit::Record& record) {
+  std::string text;
+  if (record.bytes_read) text += "r" + std::to_string(*record.bytes_read);
+  if (record.bytes_written) text += (text.empty() ? "w" : " w") + std::to_string(*record.bytes_written);
+  return text;
+}
+
+std::vector<std::string> headings() {
+  return {"SEQ", "TIME", "SESSION", "OPERATION", "DECISION", "RESULT", "TIMES", "BYTES", "REASON", "PATH"};
+}
+
+std::vector<std::string> cells(const audit::Entry& entry) {
+  const audit::Record& r = entry.record;
+  std::string path = r.path;
+  if (!r.requested.empty() && r.requested != r.path) path += "  (asked: " + r.requested + ")";
+  if (!r.target.empty()) path += "  -> " + r.target;
+  if (path.empty()) path = r.detail;
+  return {std::to_string(entry.sequence), entry.time.substr(0, 23),   // to milliseconds
+          r.session, r.operation, r.decision, error_name(r.error),
+          r.repeated > 1 ? std::to_string(r.repeated) + "x" : "", bytes_text(r), r.reason, path};
+}
+
+// Prints what is there now. Lines that are no records are said to be so.
+Result<void> print_more(audit::LineReader& reader, const AuditVerb& verb, Table& table,
+                        std::uint64_t& printed) {
+  for (;;) {
+    FBROKER_TRY(const auto line, reader.next());
+    if (!line) break;
+    const auto entry = audit::parse_entry(line->text);
+    if (!entry) {
+      std::cerr << "fbroker audit: " << line->file << " holds a line that is no record; see: fbroker audit verify\n";
+      continue;
+    }
+    if (!verb.filter.matches(*entry)) continue;
+    ++printed;
+    // As written, but for bytes that the log itself never writes.
+    if (verb.json) std::cout << line->text << '\n';
+    else table.row(cells(*entry));
+    if (printed % 500 == 0 && !verb.json) table.flush();   // bounded
+  }
+  if (!verb.json) table.flush();
+  std::cout.flush();
+  return ok;
+}
+
+Result<void> follow(audit::LineReader& reader, const std::string& directory, const AuditVerb& verb,
+                    Table& table, std::uint64_t& printed) {
+  const UniqueFd changes(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  if (changes) ::inotify_add_watch(changes.get(), directory.c_str(), IN_MODIFY | IN_CREATE);
+  while (std::cout) {
+    pollfd ends[] = {{changes.get(), POLLIN, 0}, {STDOUT_FILENO, 0, 0}};
+    ::poll(ends, 2, 1000);
+    if ((ends[1].revents & (POLLERR | POLLHUP)) != 0) return ok;   // the reader of our pipe left
+    alignas(inotify_event) char ignored[4096];
+    while (changes && ::read(changes.get(), ignored, sizeof ignored) > 0) {}
+    FBROKER_TRY_VOID(print_more(reader, verb, table, printed));
+  }
+  return ok;
+}
+
+int tail(const AuditVerb& verb) {
+  auto directory = find_log(verb);
+  if (!directory) return complain(directory.error(), kUsage);
+  auto reader = audit::LineReader::open(*directory);
+  if (!reader) return complain(reader.error(), kUsage);
+  Table table(std::cout, headings());
+  std::uint64_t printed = 0;
+  auto done = reader->seek_last(verb.last);
+  if (done) done = print_more(*reader, verb, table, printed);
+  if (done && verb.follow) done = follow(*reader, *directory, verb, table, printed);
+  return done ? kYes : complain(done.error(), kUsage);
+}
+
+int search(const AuditVerb& verb) {
+  auto directory = find_log(verb);
+  if (!directory) return complain(directory.error(), kUsage);
+  auto reader = audit::LineReader::open(*directory);
+  if (!reader) return complain(reader.error(), kUsage);
+  Table table(std::cout, headings());
+  std::uint64_t printed = 0;
+  if (auto done = print_more(*reader, verb, table, printed); !done)
+    return complain(done.error(), kUsage);
+  return printed > 0 ? kYes : kNo;
+}
+
+std::string head_text(const audit::ChainHead& head) {
+  return std::to_string(head.sequence) + ":" + std::string(audit::text_of(head.hash));
+}
+
+void print_json(const std::string& directory, const audit::Verdict& verdict) {
+  nlohmann::json out{{"directory", directory}, {"verified", !verdict.bad},
+                     {"records", verdict.records}, {"head", head_text(verdict.head)},
+                     {"live", verdict.live}};
+  if (verdict.bad)
+    out["bad"] = {{"file", verdict.bad->file}, {"line", verdict.bad->line},
+                  {"seq", verdict.bad->sequence}, {"what", verdict.bad->what}};
+  std::cout << out.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) << '\n';
+}
+
+void print_words(const std::string& directory, const audit::Verdict& verdict) {
+  if (!verdict.bad) {
+    std::cout << "verified: " << verdict.records << " records in " << printable(directory) << '\n'
+              << "head: " << head_text(verdict.head) << '\n';
+    if (verdict.live) std::cout << "(a broker is writing; what comes now is not part of this)\n";
+    return;
+  }
+  const auto& bad = *verdict.bad;
+  std::cout << "NOT VERIFIED: " << printable(directory) << '\n'
+            << "first bad record: " << bad.file;
+  if (bad.line != 0) std::cout << ", line " << bad.line;
+  if (bad.sequence != 0) std::cout << ", seq " << bad.sequence;
+  std::cout << '\n' << "what: " << printable(bad.what) << '\n'
+            << "good up to: " << head_text(verdict.head) << '\n';
+}
+
+int verify(const AuditVerb& verb) {
+  std::optional<audit::ChainHead> noted;
+  if (!verb.head.empty()) {
+    noted = audit::parse_head(verb.head);
+    if (!noted) return complain({"--head", "is not SEQ:HASH with 64 hex digits, as verify prints it"}, kUsage);
+  }
+  auto directory = find_log(verb);
+  if (!directory) return complain(directory.error(), kUsage);
+  const auto verdict = audit::verify(*directory, noted);
+  if (!verdict) return complain(verdict.error(), kUsage);
+  if (verb.json) print_json(*directory, *verdict);
+  else print_words(*directory, *verdict);
+  return verdict->bad ? kNo : kYes;
+}
+
+void add_common(CLI::App& verb, AuditVerb& options) {
+  verb.add_option("--dir", options.directory, "the audit directory");
+  verb.add_option("-s,--session", options.broker, "whose log (default: the newest)");
+  verb.add_flag("--json", options.json, "as JSON, one object a line");
+}
+
+}  // namespace
+
+void add_audit(CLI::App& app, int& status) {
+  auto options = std::make_shared<AuditVerb>();
+  CLI::App* const verbs = app.add_subcommand("audit", "Read and verify the audit log");
+  verbs->require_subcommand(1);
+
+  CLI::App* const tail_verb = verbs->add_subcommand("tail", "The newest records");
+  add_common(*tail_verb, *options);
+  tail_verb->add_option("-n,--lines", options->last, "how many")->capture_default_str();
+  tail_verb->add_flag("-f,--follow", options->follow, "and those to come");
+  tail_verb->callback([options, &status] { status = tail(*options); });
+
+  CLI::App* const search_verb = verbs->add_subcommand("search", "Records that match; status 1 when none does");
+  add_common(*search_verb, *options);
+  search_verb->add_option("--path", options->filter.path, "a path and all below it, or a glob");
+  search_verb->add_option("--op", options->filter.operation, "open, rename, grant, …");
+  search_verb->add_option("--decision", options->filter.decision, "allow, ask or deny")
+      ->check(CLI::IsMember({"allow", "ask", "deny"}));
+  search_verb->add_option("--since", options->filter.since, "UTC: 2026-01-31, 2026-01-31T12:00, …");
+  search_verb->callback([options, &status] {
+    options->filter.session = options->broker;   // -s: its log, and its records only
+    status = search(*options);
+  });
+
+  CLI::App* const verify_verb = verbs->add_subcommand("verify", "Whether the log is what was written; status 1 if not");
+  add_common(*verify_verb, *options);
+  verify_verb->add_option("--head", options->head, "SEQ:HASH noted earlier; shows whether the end is missing");
+  verify_verb->callback([options, &status] { status = verify(*options); });
+}
+
+}  // namespace fbroker::cli
