@@ -121,8 +121,9 @@ struct Place {
   Trie::States states;
   Tally tally;
   Live live;
-  bool has_live = false;
   boost::container::small_vector<Conditional, 16> conditionals;
+  boost::container::small_vector<Conditional, 4> here;  // by `match`, for this path alone:
+                                                        // an allow does not hold below
   boost::container::small_vector<GroupId, 16> excepted;
   bool failed = false;  // the `match` rules could not be run
 
@@ -189,10 +190,7 @@ struct Snapshot::Impl {
 void Snapshot::Impl::reach(NodeId id, Place& place) const {
   const NodeFacts& node = nodes[id];
   if (node.tally != kNothing) place.tally.add(tallies[node.tally]);
-  if (node.live != kNothing) {
-    place.live.add(lives[node.live]);
-    place.has_live = true;
-  }
+  if (node.live != kNothing) place.live.add(lives[node.live]);
   for (std::uint32_t i = 0; i < node.conditionals; ++i)
     add_new(place.conditionals, conditionals[node.first_conditional + i]);
   for (std::uint32_t i = 0; i < node.excepts; ++i)
@@ -210,6 +208,8 @@ void Snapshot::Impl::run_match(std::string_view path, Place& place) const {
     const Expression& expression = expressions[static_cast<std::size_t>(index)];
     if (expression.except)
       add_new(place.excepted, expression.group);
+    else if (tallies[expression.tally].says(Verdict::allow))
+      place.here.push_back({expression.group, expression.tally});
     else if (expression.group == 0)
       place.tally.add(tallies[expression.tally]);
     else
@@ -235,6 +235,8 @@ Tally Snapshot::Impl::settled(const Place& place) const {
   Tally tally = place.tally;
   for (const Conditional& conditional : place.conditionals)
     if (!place.is_excepted(conditional.group)) tally.add(tallies[conditional.tally]);
+  for (const Conditional& allowed : place.here)
+    if (!place.is_excepted(allowed.group)) tally.add(tallies[allowed.tally]);
   return tally;
 }
 
