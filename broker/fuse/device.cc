@@ -26,7 +26,10 @@ Mount::~Mount() {
 }
 
 UniqueFd clone_device(int device) {
-  UniqueFd channel(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  // Through its own descriptor: it need not have a name here any more.
+  const std::string self = "/proc/self/fd/" + std::to_string(device);
+  UniqueFd channel(::open(self.c_str(), O_RDWR | O_CLOEXEC));
+  if (!channel) channel = UniqueFd(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
   auto source = static_cast<std::uint32_t>(device);
   if (!channel || ::ioctl(channel.get(), FUSE_DEV_IOC_CLONE, &source) != 0) return UniqueFd();
   return channel;

@@ -36,7 +36,7 @@ class Mount {
 };
 
 // A second channel of the same connection, so that threads do not share one
-// queue of answers. None where /dev/fuse cannot be opened here.
+// queue of answers. None where the device cannot be opened here.
 UniqueFd clone_device(int device);
 
 }  // namespace fbroker::fuse

@@ -24,6 +24,8 @@ namespace {
 // the fixed part and two names.
 constexpr std::size_t kBufferBytes = kMaxTransfer + 64 * 1024;
 
+constexpr std::size_t kManyNames = 20'000;
+
 // Linux 6.16; not in this system's headers.
 constexpr int kNotifyIncEpoch = 8;
 
@@ -159,7 +161,7 @@ Affected affected_by(InodeTable& nodes, const Event& event) {
     case EventKind::content: return nodes.content(event.path, event.identity);
     case EventKind::forget_all: break;
   }
-  return nodes.everything(false);
+  return nodes.everything();
 }
 
 }  // namespace
@@ -236,9 +238,11 @@ void FuseFront::handle(const Event& event) {
   Affected affected = affected_by(impl_->nodes, event);
   sort_unique(affected.directories);
   sort_unique(affected.nodes);
-  const bool of_policy = event.kind == EventKind::forget || event.kind == EventKind::retire ||
-                         event.kind == EventKind::forget_all;
-  if (!of_policy || !next_epoch(*impl_)) tell_names(*impl_, affected.entries, !of_policy);
+  // An epoch makes the kernel let go of every name and with them of pages
+  // everywhere: for when everything is meant, or next to it.
+  const bool everything = event.kind == EventKind::forget_all || event.path.is_root();
+  const bool by_epoch = (everything || affected.entries.size() > kManyNames) && next_epoch(*impl_);
+  if (!by_epoch) tell_names(*impl_, affected.entries, !everything);
   fence(*impl_, affected.directories);
   tell_inodes(*impl_, affected.nodes);
 }

@@ -60,6 +60,7 @@ class FuseFront final : public protocol::EventSink {
   // Async-signal-safe. Requests being served are finished.
   void stop() noexcept;
 
+  // run() has to go on until it returns: a notification may wait for a request.
   void handle(const protocol::Event&) override;
 
   // For tests and status.

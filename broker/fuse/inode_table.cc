@@ -331,14 +331,21 @@ bool InodeTable::same_version(NodeId id, const Attributes& attributes) {
   const bool same = node.version_known && node.version == opened;
   node.version = opened;
   node.version_known = true;
+  node.cached = true;
   return same;
 }
 
-InodeTable::Listing InodeTable::open_listing(NodeId id, const Attributes& attributes) const {
+void InodeTable::note_cached(NodeId id) {
+  const std::lock_guard lock(mutex_);
+  if (const std::uint32_t slot = slot_of(id); slot != kNone) nodes_[slot].cached = true;
+}
+
+InodeTable::Listing InodeTable::open_listing(NodeId id, const Attributes& attributes) {
   const std::lock_guard lock(mutex_);
   const std::uint32_t slot = slot_of(id);
   if (slot == kNone) return {};
-  const Node& node = nodes_[slot];
+  Node& node = nodes_[slot];
+  node.cached = true;
   return {node.listing_epoch, node.version_known && node.version == version_of(attributes)};
 }
 
@@ -373,13 +380,26 @@ void InodeTable::retire_node(std::uint32_t slot) {
     by_identity_.erase(known);
 }
 
-// The node's inode is to be told; what was cached of it does not count any more.
-void InodeTable::mark(std::uint32_t slot, Affected& affected) {
+// What was cached of the node does not count any more.
+void InodeTable::mark(std::uint32_t slot) {
   Node& node = nodes_[slot];
   node.version_known = false;
   node.permissions_fresh = false;
   ++node.listing_epoch;
+}
+
+// And the kernel is to be told.
+void InodeTable::mark(std::uint32_t slot, Affected& affected) {
+  mark(slot);
   affected.nodes.push_back(id_of(slot));
+}
+
+// The same where the names are told too: attributes come anew with the next
+// look-up, so only inodes that may have pages are worth a notification.
+void InodeTable::mark_with_names(std::uint32_t slot, Affected& affected) {
+  mark(slot);
+  if (nodes_[slot].cached) affected.nodes.push_back(id_of(slot));
+  mark_names(slot, affected);
 }
 
 void InodeTable::mark_names(std::uint32_t slot, Affected& affected) {
@@ -425,8 +445,7 @@ void InodeTable::mark_tree(std::uint32_t top, bool retire, Affected& affected) {
   std::sort(below.begin(), below.end());
   below.erase(std::unique(below.begin(), below.end()), below.end());
   for (const std::uint32_t slot : below) {
-    mark(slot, affected);
-    mark_names(slot, affected);
+    mark_with_names(slot, affected);
     if (retire) retire_node(slot);
   }
 }
@@ -477,16 +496,16 @@ Affected InodeTable::content(const WorkspacePath& path, const FileIdentity& iden
   return affected;
 }
 
-Affected InodeTable::everything(bool retire) {
+Affected InodeTable::everything() {
   const std::lock_guard lock(mutex_);
   Affected affected;
   mark_absent(affected);
   for (std::uint32_t slot = 0; slot < nodes_.size(); ++slot) {
     if (!nodes_[slot].used) continue;
     if (nodes_[slot].type == FileType::directory) affected.directories.push_back(id_of(slot));
-    mark(slot, affected);
-    mark_names(slot, affected);
-    if (retire) retire_node(slot);
+    mark_with_names(slot, affected);
+    // Nobody may be telling any more; a look-up says what holds from now on.
+    nodes_[slot].lifetime = Lifetime::none;
   }
   return affected;
 }

@@ -98,20 +98,23 @@ class InodeTable {
   // was opened. They are remembered as being that from now on.
   bool same_version(NodeId, const protocol::Attributes&);
 
+  // The kernel is about to hold pages of it (a link's target).
+  void note_cached(NodeId);
+
   // Directories. The kernel keeps a listing; it is worth keeping at the next
   // opendir when it was read from start to end and nothing happened since.
   struct Listing {
     std::uint32_t epoch = 0;  // to be given to listed()
     bool keep = false;
   };
-  Listing open_listing(NodeId, const protocol::Attributes&) const;
+  Listing open_listing(NodeId, const protocol::Attributes&);
   void listed(NodeId, std::uint32_t epoch, bool to_the_end, const protocol::Attributes& at_open);
 
   // Events: each marks what is concerned and returns what to tell the kernel.
   Affected below(const WorkspacePath&, const protocol::FileIdentity&, bool retire);
   Affected entry(const WorkspacePath&, const protocol::FileIdentity&);
   Affected content(const WorkspacePath&, const protocol::FileIdentity&);
-  Affected everything(bool retire);
+  Affected everything();
 
   std::size_t size() const;
   // Bytes held, about: for tests and status.
@@ -142,6 +145,7 @@ class InodeTable {
     bool retired = false;
     bool version_known = false;
     bool permissions_fresh = false;
+    bool cached = false;            // the kernel may hold pages or a listing
   };
   struct Name {
     std::string text;
@@ -200,7 +204,9 @@ class InodeTable {
   void retire_node(std::uint32_t slot);
   void set_attributes(Node&, const protocol::Attributes&, protocol::Lifetime);
 
+  void mark(std::uint32_t slot);
   void mark(std::uint32_t slot, Affected&);
+  void mark_with_names(std::uint32_t slot, Affected&);
   void mark_names(std::uint32_t slot, Affected&);
   void mark_ancestors(const WorkspacePath&, Affected&);
   void mark_absent(Affected&);

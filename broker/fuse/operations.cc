@@ -383,6 +383,7 @@ void do_readlink(fuse_req_t req, fuse_ino_t node) {
     return front.service.readlink(caller_of(req), ref);
   });
   if (!target) return reply_error(req, target.error());
+  front.nodes.note_cached(node);
   fuse_reply_readlink(req, target->c_str());
 }
 
@@ -427,8 +428,8 @@ void do_open(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   WorkspacePath path;
   const auto opened = by_any_name(front, node, 0, [&](const FileRef& ref) {
     path = ref.path;
-    // An unlinked file has no name to be opened by; a handle cannot be opened.
-    if (ref.handle != 0) return Result<Opened, Errno>(Errno{ENOENT});
+    // A handle cannot be opened. ESTALE makes the kernel look the name up anew.
+    if (ref.handle != 0) return Result<Opened, Errno>(Errno{ESTALE});
     return front.service.open(caller_of(req), ref, flags, 0);
   });
   if (!opened) return reply_error(req, opened.error());

@@ -25,6 +25,7 @@
 #include "broker/fuse/device.h"
 #include "broker/fuse/front.h"
 #include "tests/broker/files_session.h"
+#include "tests/support/process.h"
 
 namespace fbroker::test {
 
