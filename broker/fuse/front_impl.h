@@ -1,7 +1,7 @@
 // What front.cc (session, threads, events) and operations.cc (requests) share.
 #pragma once
 
-#include <fuse_lowlevel.h>
+#include <fuse3/fuse_lowlevel.h>
 
 #include <atomic>
 #include <mutex>
