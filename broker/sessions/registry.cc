@@ -64,9 +64,10 @@ Result<std::unique_ptr<Registry>> Registry::open(RegistryOptions options) {
 Registry::Registry(RegistryOptions options, StateDir state)
     : options_(std::move(options)), state_(std::move(state)) {}
 
+// The fronts first: their threads call maintenance.
 Registry::~Registry() {
-  maintenance_.reset();
   drain(std::chrono::milliseconds(0));
+  maintenance_.reset();
 }
 
 Result<void> Registry::start() {
@@ -202,6 +203,8 @@ Result<void> Registry::register_sandbox(Session& session, pid_t pid) {
   if (auto stored = remember(); !stored) options_.say(stored.error().text());
   return ok;
 }
+
+void Registry::wake() { maintenance_->wake(); }
 
 std::vector<Registry::Reloaded> Registry::reload_all() {
   std::vector<Reloaded> results;

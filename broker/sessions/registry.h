@@ -72,6 +72,9 @@ class Registry {
   // Errors as Sandbox::open.
   Result<void> register_sandbox(Session& session, pid_t pid);
 
+  // A grant with a time was made: the clock's thread looks anew.
+  void wake();
+
   // Reads every session's policy anew; a line for each, also told.
   struct Reloaded {
     std::string session;
