@@ -107,7 +107,7 @@ Result<void> set_up_child(const Launch& launch) {
   ::_exit(125);
 }
 
-// {"child-pid": 4711} and nothing else is expected.
+// One JSON object: {"child-pid": 4711, …}.
 std::optional<pid_t> child_pid(std::string_view info) {
   constexpr std::string_view kKey = "\"child-pid\":";
   std::size_t at = info.find(kKey);
@@ -124,7 +124,9 @@ Result<pid_t> read_child_pid(int info) {
   std::string text;
   pollfd wait{.fd = info, .events = POLLIN, .revents = 0};
   while (text.size() < kMostInfoBytes) {
-    if (const auto pid = child_pid(text)) return *pid;
+    // To its end: bwrap would be killed by a pipe that nobody reads any more.
+    if (text.find('}') != text.npos)
+      if (const auto pid = child_pid(text)) return *pid;
     if (::poll(&wait, 1, kPatienceMs) <= 0) break;
     char buffer[512];
     const ssize_t got = ::read(info, buffer, sizeof buffer);

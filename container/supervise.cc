@@ -81,9 +81,10 @@ class Attendance {
   int until_end() {
     start(sandbox_);
     while (!ended_) turn(timeout());
+    sandbox_.first.signal(SIGKILL);  // should the backend have died before it
     streams_.stop_input();
     drain();
-    while (sandbox_.status && init_.read_from(sandbox_.status.get())) {}
+    read_last_words();
     streams_.restore();
     return init_.exit_status();
   }
@@ -132,6 +133,11 @@ class Attendance {
   void kill() {
     kill_at_.reset();
     sandbox_.first.signal(SIGKILL);
+  }
+
+  void read_last_words() {
+    pollfd more{.fd = sandbox_.status.get(), .events = POLLIN, .revents = 0};
+    while (sandbox_.status && ::poll(&more, 1, kDrainMs) > 0 && init_.read_from(sandbox_.status.get())) {}
   }
 
   // Everybody inside is dead, so the sources end by themselves.
