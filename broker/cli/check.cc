@@ -1,0 +1,86 @@
+// fbroker check PATH OP: may it happen, and which rule says so?
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "broker/cli/person.h"
+#include "broker/cli/verbs.h"
+#include "broker/control/person_path.h"
+#include "broker/sessions/runtime_dir.h"
+#include "broker/sessions/session.h"
+#include "policy/explain.h"
+
+namespace fbroker::cli {
+
+namespace {
+
+struct CheckOptions {
+  std::string session, path, operation, policy, root;
+  bool as_json = false;
+};
+
+int status_of(const std::string& decision) {
+  return decision == "allow" ? kYes : decision == "ask" ? kWouldBeAsked : kNo;
+}
+
+// Without a broker: what the file says, on a tree that starts at --root.
+int check_offline(const CheckOptions& options, const std::string& cwd) {
+  const auto usage = [](const std::string& what) { return told({kUsage, what, ""}, false); };
+  const auto text = broker::read_text_file(options.policy, 16 << 20);
+  if (!text) return usage(text.error().text());
+  auto policy = policy::parse_policy(*text, options.policy);
+  if (!policy) {
+    for (const auto& diagnostic : policy.error()) std::fprintf(stderr, "%s\n", diagnostic.text().c_str());
+    return kUsage;
+  }
+  const auto operation = policy::operation_named(options.operation);
+  if (!operation) return usage("OP: \"" + options.operation + "\" is none of list, read, write, create, delete, execute");
+  const std::string home = broker::home_directory();
+  const auto exports = broker::ExportTable::build({options.root.empty() ? cwd : options.root, home, policy->exports, {}});
+  if (!exports) return usage(exports.error().text());
+  const auto placed = control::place({options.path, cwd, home}, **exports);
+  if (!placed) return usage(placed.error().text());
+  if (placed->outside) return std::printf("deny: %s lies in no export\n", shown(placed->host).c_str()), kNo;
+  policy::SnapshotInput input;
+  input.rules = std::move(policy->rules);
+  const auto snapshot = policy::Snapshot::compile(std::move(input));
+  if (!snapshot) return usage(snapshot.error().text());
+  const auto decision = (*snapshot)->decide(placed->path);
+  const auto words = options.as_json ? policy::explain_json(**snapshot, placed->path, *operation, decision)
+                                     : policy::explain_text(**snapshot, placed->path, *operation, decision);
+  std::printf("%s\n", words.c_str());
+  return status_of(std::string(policy::name_of(decision.of(*operation).effect)));
+}
+
+int check(const CheckOptions& options) {
+  const std::string cwd = current_directory();
+  if (!options.policy.empty()) return check_offline(options, cwd);
+  const auto client = control::ControlClient::find(options.session);
+  if (!client) return told(client.error(), options.as_json);
+  const auto checked = client->check({options.session, options.path, cwd, broker::home_directory(), options.operation});
+  if (!checked) return told(checked.error(), options.as_json);
+  const auto answer = nlohmann::json::parse(checked->json, nullptr, false);
+  const std::string words = answer.is_object() ? answer.value("words", "") : "";
+  if (options.as_json) std::printf("%s\n", checked->json.c_str());
+  else if (!words.empty()) std::printf("%s\n", words.c_str());
+  else std::printf("%s: %s (%s)\n", checked->decision.c_str(), shown(checked->path).c_str(), checked->because.c_str());
+  return status_of(checked->decision);
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, int& status) {
+  auto options = std::make_shared<CheckOptions>();
+  CLI::App* verb = app.add_subcommand("check", "Whether an operation is allowed, and by which rule");
+  verb->add_option("PATH", options->path, "as your shell knows it, or as the agent sees it (/workspace/…)")->required();
+  verb->add_option("OP", options->operation, "list, read, write, create, delete or execute")->required();
+  verb->add_option("--policy", options->policy, "decide by this file, without a broker");
+  verb->add_option("--root", options->root, "with --policy: what exports are relative to (here)");
+  verb->add_option("-s,--session", options->session, "needed only when several live");
+  verb->add_flag("--json", options->as_json, "print JSON");
+  verb->footer("Examples:\n  fbroker check .env read\n  fbroker check /workspace/src/main.c write --policy p.json\n"
+               "Exit status: 0 allow, 1 deny, 4 ask.");
+  verb->callback([options, &status] { status = check(*options); });
+}
+
+}  // namespace fbroker::cli

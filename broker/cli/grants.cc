@@ -1,0 +1,182 @@
+// fbroker grant, revoke, grants
+#include <array>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "broker/cli/person.h"
+#include "broker/cli/verbs.h"
+#include "broker/protocol/wire_json.h"
+#include "broker/sessions/runtime_dir.h"
+
+namespace fbroker::cli {
+
+using control::ControlClient;
+using nlohmann::json;
+
+namespace {
+
+struct GrantOptions {
+  std::string session, path, lasts = "session", because;
+  std::vector<std::string> operations;
+  bool read = false, write = false, override_deny = false, as_json = false;
+};
+
+std::string words(const std::vector<std::string>& list, const char* between = " ") {
+  std::string text;
+  for (const std::string& word : list) text += (text.empty() ? "" : between) + word;
+  return text;
+}
+
+int grant(const GrantOptions& options) {
+  control::GrantRequest request;
+  request.session = options.session;
+  request.path = options.path;
+  request.cwd = current_directory();
+  request.home = broker::home_directory();
+  request.operations = options.operations;
+  if (options.write) request.operations.push_back("write");
+  if (options.read || request.operations.empty()) request.operations.push_back("read");
+  request.override_deny = options.override_deny;
+  request.because = options.because;
+  request.once = options.lasts == "once";
+  if (!request.once && options.lasts != "session") {
+    const auto lasts = duration_from(options.lasts);
+    if (!lasts) return told({kUsage, lasts.error().text(), ""}, false);
+    request.lasts = *lasts;
+  }
+  const auto client = ControlClient::find(options.session);
+  if (!client) return told(client.error(), options.as_json);
+  const auto granted = client->grant(request);
+  if (!granted) return told(granted.error(), options.as_json);
+  if (options.as_json) return std::printf("%s\n", granted->json.c_str()), kYes;
+  std::printf("%s: %s (%s)%s\n", granted->id.c_str(), shown(granted->path).c_str(), words(granted->operations).c_str(),
+              granted->expires.empty() ? (request.once ? ", for one open" : ", until the session ends")
+                                       : (", until " + granted->expires).c_str());
+  return kYes;
+}
+
+struct RevokeOptions {
+  std::string session, target;
+  bool all = false, as_json = false;
+};
+
+std::string ids(const std::vector<control::Ended>& list) {
+  std::string text;
+  for (const control::Ended& one : list) text += (text.empty() ? "" : ", ") + one.id + " " + shown(one.path);
+  return text;
+}
+
+// 0 only when it is final and written down.
+int print_revoked(const control::Revoked& revoked) {
+  const json answer = json::parse(revoked.json, nullptr, false);
+  const bool drained = answer.value("drained", true), acknowledged = answer.value("acknowledged", true);
+  if (!revoked.ended.empty()) std::printf("ended: %s\n", ids(revoked.ended).c_str());
+  if (!revoked.denied.empty())
+    std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), words(revoked.overruled, ", ").c_str());
+  for (const json& lifted : answer.value("lifted", json::array()))
+    std::printf("taken back: %s; the policy's rules hold there again\n", lifted.value("id", "").c_str());
+  if (revoked.ended.empty() && revoked.denied.empty() && answer.value("lifted", json::array()).empty())
+    std::printf("nothing was accessible\n");
+  std::printf("%llu handles closed, %.1f ms\n", static_cast<unsigned long long>(revoked.handles_closed), revoked.milliseconds);
+  if (revoked.sandbox_killed) std::fprintf(stderr, "the sandbox did not forget in time and was killed\n");
+  else if (!acknowledged)
+    std::fprintf(stderr, "a client did not confirm that it forgot, and its sandbox is not known: its connections "
+                         "were cut. What it had read lies with it until its container is stopped\n");
+  if (!drained) std::fprintf(stderr, "an operation still hangs in the kernel; its client was cut off\n");
+  if (!revoked.recorded)
+    std::fprintf(stderr, "revoked, not recorded: %s\n", answer.value("not_recorded", "").c_str());
+  const bool gone = acknowledged || revoked.sandbox_killed;
+  return revoked.recorded && drained && gone ? kYes : kNo;
+}
+
+int revoke(const RevokeOptions& options) {
+  if (options.all == !options.target.empty())
+    return told({kUsage, "say what: a PATH, an ID, or --all", ""}, false);
+  const auto client = ControlClient::find(options.session);
+  if (!client) return told(client.error(), options.as_json);
+  const auto revoked = client->revoke({options.session, options.target, current_directory(),
+                                       broker::home_directory(), options.all});
+  if (!revoked) return told(revoked.error(), options.as_json);
+  if (!options.as_json) return print_revoked(*revoked);
+  std::printf("%s\n", revoked->json.c_str());
+  return revoked->recorded ? kYes : kNo;
+}
+
+std::string text_at(const json& object, const char* name) {
+  if (!object.contains(name)) return "";
+  if (object[name].is_string()) return object[name].get<std::string>();
+  protocol::FieldReader reader(object);
+  return reader.bytes(name);
+}
+
+int list(const std::string& session, bool as_json) {
+  const auto client = ControlClient::find(session);
+  if (!client) return told(client.error(), as_json);
+  const auto text = client->grants(session);
+  if (!text) return told(text.error(), as_json);
+  if (as_json) return std::printf("%s\n", text->c_str()), kYes;
+  const json answer = json::parse(*text, nullptr, false);
+  const json grants = answer.is_object() ? answer.value("grants", json::array()) : json::array();
+  if (grants.empty()) return std::printf("no grants\n"), kYes;
+  std::printf("%-5s %-12s %-6s %-28s %-21s %s\n", "ID", "SESSION", "", "OPERATIONS", "UNTIL", "PATH");
+  for (const json& one : grants) {
+    std::string operations;
+    for (const json& word : one.value("operations", json::array())) operations += (operations.empty() ? "" : ",") + word.get<std::string>();
+    const std::string until = one.contains("expires") ? text_at(one, "expires") : one.value("once", false) ? (one.value("used", false) ? "used" : "one open") : "session";
+    const std::string from = text_at(one, "from");
+    std::printf("%-5s %-12s %-6s %-28s %-21s %s%s%s\n", text_at(one, "id").c_str(), text_at(one, "session").c_str(),
+                text_at(one, "effect").c_str(), operations.c_str(), until.c_str(), shown(text_at(one, "path")).c_str(),
+                from.empty() ? "" : (" = " + shown(from)).c_str(),
+                one.value("override_deny", false) ? " (overrides a deny)" : "");
+  }
+  return kYes;
+}
+
+void add_grant(CLI::App& app, int& status) {
+  auto options = std::make_shared<GrantOptions>();
+  CLI::App* verb = app.add_subcommand("grant", "Allow a file or directory while the agent runs");
+  verb->add_option("PATH", options->path, "as your shell knows it, or as the agent sees it (/workspace/…)")->required();
+  verb->add_flag("--read", options->read, "list, read, execute (the default)");
+  verb->add_flag("--write", options->write, "that, and write, create, delete");
+  verb->add_option("--ops", options->operations, "single operations: list,read,write,create,delete,execute")->delimiter(',');
+  verb->add_option("--for", options->lasts, "90s, 15m, 2h, 1d, once (one open), session (the default)");
+  verb->add_flag("--override-deny", options->override_deny, "lift a rule's deny, too");
+  verb->add_option("--because", options->because, "words for the audit log");
+  verb->add_option("-s,--session", options->session, "needed only when several live");
+  verb->add_flag("--json", options->as_json, "print JSON");
+  verb->footer("Examples:\n  fbroker grant ~/Downloads/spec.pdf --for 15m\n  fbroker grant src --write\n"
+               "  fbroker grant .env --read --override-deny --for once --because 'debugging the login'\n"
+               "A host file outside every export appears below /workspace/.fbroker/granted.");
+  verb->callback([options, &status] { status = grant(*options); });
+}
+
+void add_revoke(CLI::App& app, int& status) {
+  auto options = std::make_shared<RevokeOptions>();
+  CLI::App* verb = app.add_subcommand("revoke", "Take something back; final when it returns");
+  verb->add_option("TARGET", options->target, "a path, or a grant's id");
+  verb->add_flag("--all", options->all, "end every grant; what earlier revokes denied stays denied");
+  verb->add_option("-s,--session", options->session, "needed only when several live");
+  verb->add_flag("--json", options->as_json, "print JSON");
+  verb->footer("Examples:\n  fbroker revoke .env      nothing at or below it is accessible afterwards\n"
+               "  fbroker revoke g3        ends that grant\n"
+               "  fbroker revoke r4        takes a session deny back: the policy's rules hold again\n"
+               "  fbroker revoke --all");
+  verb->callback([options, &status] { status = revoke(*options); });
+}
+
+}  // namespace
+
+void add_grants(CLI::App& app, int& status) {
+  add_grant(app, status);
+  add_revoke(app, status);
+  auto session = std::make_shared<std::string>();
+  auto as_json = std::make_shared<bool>(false);
+  CLI::App* verb = app.add_subcommand("grants", "What is granted, and what revokes have denied");
+  verb->add_option("-s,--session", *session, "only this session's");
+  verb->add_flag("--json", *as_json, "print JSON");
+  verb->footer("Example:\n  fbroker grants");
+  verb->callback([session, as_json, &status] { status = list(*session, *as_json); });
+}
+
+}  // namespace fbroker::cli

@@ -1,0 +1,32 @@
+// fbroker: the host's one program. Wiring only: each verb lies in a file of its own.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "broker/cli/verbs.h"
+
+int main(int argc, char** argv) {
+  using namespace fbroker::cli;
+  int status = kYes;
+  CLI::App app("fbroker: shows an agent in a sandbox exactly the files that you approve, and writes down "
+               "every access");
+  app.set_version_flag("--version", std::string("fbroker ") + FBROKER_VERSION);
+  app.require_subcommand(1);
+  app.footer("Exit status: 0 yes or done, 1 no, 2 usage or configuration, 3 no broker answers, 4 would be asked.");
+  add_run(app, status);
+  add_serve(app, status);
+  add_grants(app, status);
+  add_check(app, status);
+  add_status(app, status);
+  add_policy(app, status);
+  add_audit(app, status);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kYes : kUsage;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "fbroker: %s\n", error.what());
+    return kUsage;
+  }
+  return status;
+}

@@ -1,0 +1,50 @@
+#include "broker/cli/person.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <climits>
+#include <cstdio>
+
+#include "broker/protocol/wire_json.h"
+
+namespace fbroker::cli {
+
+std::string current_directory() {
+  std::string path(PATH_MAX, '\0');
+  return ::getcwd(path.data(), path.size()) == nullptr ? "" : std::string(path.c_str());
+}
+
+int told(const control::Failure& failure, bool json) {
+  if (json && !failure.json.empty()) std::printf("%s\n", failure.json.c_str());
+  else std::fprintf(stderr, "fbroker: %s\n", failure.what.c_str());
+  return failure.exit;
+}
+
+std::string shown(const std::string& bytes) {
+  const bool text = protocol::is_utf8(bytes);
+  std::string out;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f && (byte < 0x80 || text)) {
+      out += c;
+      continue;
+    }
+    char escaped[8];
+    std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
+    out += escaped;
+  }
+  return out;
+}
+
+Result<std::chrono::seconds> duration_from(const std::string& text) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string unit(end, text.data() + text.size());
+  const std::uint64_t factor = unit == "s" ? 1 : unit == "m" ? 60 : unit == "h" ? 3600 : unit == "d" ? 86400 : 0;
+  if (error != std::errc() || factor == 0 || number == 0 || number > 100'000)
+    return Error{"--for", "\"" + text + "\" is none of 90s, 15m, 2h, 1d, once, session"};
+  return std::chrono::seconds(number * factor);
+}
+
+}  // namespace fbroker::cli
