@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kHeaderBytes = 4096;
 constexpr std::size_t kEntriesAt = kHeaderBytes + kFoldSlots * sizeof(FoldSlot);
-constexpr char kMagic[8] = {'f', 'b', 'r', 'i', 'n', 'g', '0', '1'};
+constexpr std::uint64_t kMagic = 0x3130676e69726266;   // "fbring01"
 constexpr std::uint32_t kReady = 0x79646572;
 constexpr std::uint32_t kSkip = 0x70696b73;   // nothing from here to the ring's end
 
@@ -39,7 +39,7 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 }  // namespace
 
 struct Ring::Header {
-  char magic[8];
+  std::atomic<std::uint64_t> magic;
   std::uint64_t bytes;
   std::atomic<std::uint64_t> head;
   std::atomic<std::uint64_t> tail;
@@ -83,7 +83,7 @@ Result<std::unique_ptr<Ring>> Ring::open(int directory, const char* name, std::s
   if (st.st_size > 0) {
     std::uint64_t words[2] = {};
     if (::pread(file.get(), words, sizeof words, 0) == sizeof words &&
-        std::memcmp(words, kMagic, sizeof kMagic) == 0 && std::has_single_bit(words[1]) &&
+        words[0] == kMagic && std::has_single_bit(words[1]) &&
         words[1] >= (64u << 10) && words[1] <= (1u << 30) &&
         static_cast<std::uint64_t>(st.st_size) == kEntriesAt + words[1])
       bytes = static_cast<std::size_t>(words[1]);
@@ -100,7 +100,7 @@ Result<std::unique_ptr<Ring>> Ring::open(int directory, const char* name, std::s
   if (map == MAP_FAILED) return failed("cannot be mapped");
   std::unique_ptr<Ring> ring(
       new Ring(std::move(file), static_cast<char*>(map), map_bytes, bytes));
-  if (std::memcmp(ring->header().magic, kMagic, sizeof kMagic) != 0) ring->reset({});
+  if (ring->header().magic.load() != kMagic) ring->reset({});
   return ring;
 }
 
@@ -111,7 +111,7 @@ ChainHead Ring::read_checkpoint(int directory, const char* name) {
   for (int attempt = 0; file && attempt < 8; ++attempt) {
     if (::pread(file.get(), page, sizeof page, 0) != static_cast<ssize_t>(sizeof page)) break;
     const auto& header = *reinterpret_cast<const Header*>(page);
-    if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) break;
+    if (header.magic.load() != kMagic) break;
     const Checkpoint& checkpoint = header.checkpoints[header.current.load() & 1];
     if (checkpoint.valid()) return {checkpoint.sequence, checkpoint.hash};
   }
@@ -149,8 +149,7 @@ void Ring::reset(const ChainHead& checkpoint) {
   release(h.tail.load(), checkpoint);
   for (std::size_t i = 0; i < kFoldSlots; ++i) fold(i).used.store(0);
   h.bytes = bytes_;
-  std::atomic_thread_fence(std::memory_order_release);
-  std::memcpy(h.magic, kMagic, sizeof kMagic);
+  h.magic.store(kMagic, std::memory_order_release);   // last: now it is a ring
 }
 
 // INVARIANT: the tail moves last. Whoever is killed before that has not

@@ -256,13 +256,16 @@ TEST_F(WatchHostTest, TheOpenedDirectoryIsWatchedNotWhatHasItsNameNow) {
 TEST_F(WatchHostTest, ABurstIsFoldedIntoForgettingTheDirectory) {
   start();
   ASSERT_TRUE(watch(root_ + "/d", "/d"));
+  const auto start_time = std::chrono::steady_clock::now();
   for (int i = 0; i < 10'000; ++i) write(root_ + "/d/f" + std::to_string(i), "");
   ASSERT_TRUE(told(EventKind::forget, "/d"));
   seen_.clear();
   fs::remove(root_ + "/d/f9999");
   EXPECT_TRUE(told([&] { return count(EventKind::forget, "/d") + told_of("/d/f9999") > 0; }))
       << "what comes during a burst is told at its end";
-  EXPECT_LT(bus_.last_sequence(), 5000u) << "10,000 creations flooded the bus";
+  // 128 a window of 100 ms, and what folds the others; a slow machine has more windows.
+  const auto windows = static_cast<std::uint64_t>((std::chrono::steady_clock::now() - start_time) / 100ms);
+  EXPECT_LE(bus_.last_sequence(), 130 * (windows + 2)) << "10,000 creations flooded the bus";
 }
 
 TEST_F(WatchHostTest, BeyondTheLimitItSaysThatItCannot) {
