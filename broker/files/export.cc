@@ -136,9 +136,11 @@ std::optional<WorkspacePath> Export::current_name(int fd) const {
 Result<std::shared_ptr<const ExportTable>> ExportTable::build(const ExportTableInput& input,
                                                               const ExportTable* previous) {
   auto table = std::shared_ptr<ExportTable>(new ExportTable);
-  for (const auto* list : {&input.exports, &input.temporary})
-    for (const policy::Export& wanted : *list)
-      FBROKER_TRY_VOID(table->add(wanted, input, previous));
+  for (const policy::Export& wanted : input.exports)
+    FBROKER_TRY_VOID(table->add(wanted, input, previous));
+  for (const policy::Export& wanted : input.temporary)
+    if (auto added = table->add(wanted, input, previous); !added)
+      table->unavailable_.push_back(std::move(added.error()));
   std::stable_sort(table->exports_.begin(), table->exports_.end(), [](const auto& a, const auto& b) {
     return a->at().bytes().size() > b->at().bytes().size();
   });

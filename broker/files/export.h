@@ -106,7 +106,9 @@ struct ExportTableInput {
 class ExportTable {
  public:
   // Exports that are in `previous` under the same name and host path are kept.
-  // Errors: a `from` that cannot be opened, two exports at one path.
+  // A temporary export that is gone from the host is left out (unavailable()):
+  // one deleted file must not keep a policy from being put in place.
+  // Errors: a policy's `from` that cannot be opened, two exports at one path.
   static Result<std::shared_ptr<const ExportTable>> build(
       const ExportTableInput& input, const ExportTable* previous = nullptr);
 
@@ -131,6 +133,7 @@ class ExportTable {
   std::vector<WorkspacePath> names_of(const HostLocation& place) const;
 
   std::span<const std::shared_ptr<const Export>> exports() const noexcept { return exports_; }
+  std::span<const Error> unavailable() const noexcept { return unavailable_; }
 
  private:
   ExportTable() = default;
@@ -139,6 +142,7 @@ class ExportTable {
 
   std::vector<std::shared_ptr<const Export>> exports_;   // longest `at` first
   std::map<WorkspacePath, std::set<std::string>> above_; // synthetic: names that lead to exports
+  std::vector<Error> unavailable_;
   bool overlapping_ = false;
 };
 

@@ -47,7 +47,7 @@ struct LocalFileService::Subject {
 
 Result<LocalFileService::Subject, Errno> LocalFileService::subject(const Gate& gate,
                                                                    const FileRef& ref) {
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   Subject subject;
   if (ref.handle != 0) {
     subject.handle = handles_.find(ref.handle);

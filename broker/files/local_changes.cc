@@ -72,7 +72,7 @@ bool links_stay(const Export& on, int directory, const char* name, std::size_t d
 // is forbidden, whether it exists or not.
 Result<LocalFileService::Decided, Errno> LocalFileService::permit_new(const Gate& gate,
                                                                       const WorkspacePath& path) {
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   Decided decided = decide(gate, path);
   if (!decided.allows(Operation::create)) {
     if (decided.visible() && decided.on != nullptr) {
@@ -186,7 +186,7 @@ Result<void, Errno> LocalFileService::rmdir(const Caller& caller, const Workspac
 
 Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePath& path,
                                              bool directory) {
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   // Alone: the name must still be the file that was looked at when it goes.
   const std::unique_lock names(names_);
   const Decided decided = decide(gate, path);
@@ -217,7 +217,7 @@ Result<void, Errno> LocalFileService::rename(const Caller& caller, const Workspa
                                              const WorkspacePath& to, unsigned flags) {
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return Errno{EINVAL};
   const Gate gate = enter(caller, Call::rename);
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   // INVARIANT: nobody resolves a name while names change their meaning; every
   //   handle is either entered before and follows, or opened after.
   const std::unique_lock names(names_);

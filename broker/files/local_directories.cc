@@ -63,7 +63,7 @@ bool is_root(Handle& handle) {
 
 Result<Opened, Errno> LocalFileService::open_directory(const Caller& caller, const FileRef& ref) {
   const Gate gate = enter(caller, Call::open_directory);
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   if (handles_.full()) return Errno{EMFILE};
   const std::shared_lock names(names_);
   const Decided decided = decide(gate, ref.path);

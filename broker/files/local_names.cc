@@ -176,7 +176,7 @@ Result<Attributes, Errno> LocalFileService::stat(const Caller& caller, const Fil
 
 Result<std::string, Errno> LocalFileService::readlink(const Caller& caller, const FileRef& ref) {
   const Gate gate = enter(caller, Call::readlink);
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   FBROKER_TRY(const Decided decided, permit(gate, ref.path));
   FBROKER_TRY(const Found found, find_existing(gate, decided, ref.expect));
   if (!found.stat->is_symlink()) return Errno{EINVAL};

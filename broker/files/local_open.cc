@@ -82,7 +82,7 @@ Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef
 Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRef& ref, int flags,
                                                   std::uint32_t permissions,
                                                   std::vector<Pin>& used) {
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   if (handles_.full()) return Errno{EMFILE};
   const std::shared_lock names(names_);
   const Decided decided = decide(gate, ref.path);
@@ -243,7 +243,7 @@ Result<std::size_t, Errno> LocalFileService::read(const Caller& caller, HandleId
   FBROKER_TRY(const auto file, handle(id, false));
   if (!file->opened.read) return Errno{EBADF};
   const Gate gate = enter(caller, Call::read);
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   if (!rights(gate, *file).read) {
     FBROKER_TRY_VOID(permit_handle(gate, *file, Operation::read));
     return Errno{EACCES};
@@ -263,7 +263,7 @@ Result<std::size_t, Errno> LocalFileService::write(const Caller& caller, HandleI
   FBROKER_TRY(const auto file, handle(id, false));
   if (!file->opened.write) return Errno{EBADF};
   const Gate gate = enter(caller, Call::write);
-  FBROKER_TRY_VOID(session_.audit.ready());
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   if (!rights(gate, *file).write) {
     FBROKER_TRY_VOID(permit_handle(gate, *file, Operation::write));
     return Errno{EACCES};

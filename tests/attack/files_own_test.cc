@@ -118,6 +118,8 @@ TEST(FilesOwnAttack, ByABindMountWithAnotherName) {
     ASSERT_EQ(::mount(s.tree.path("home/state/deep").c_str(), s.tree.path("w/inner").c_str(), nullptr, MS_BIND, nullptr), 0);
     s.set_exports({exported("/", ".", true)});
     expect_unseen(s, "/inner/more.json");
+    EXPECT_NE(s.open_error("/inner/planted.json", O_CREAT | O_WRONLY), 0);
+    EXPECT_NE(error_of(s.service->mkdir(s.caller, at("/inner/planted"), 0755)), 0);
     EXPECT_EQ(s.names("/inner"), Names{"errno 2"});
     ::umount(s.tree.path("w/inner").c_str());
     ::umount(s.tree.path("mnt").c_str());

@@ -113,8 +113,15 @@ TEST(FilesRaceAttack, AHandleOpenedDuringARenameIsJudgedByItsNewName) {
   stop = true;
   renamer.join();
   ASSERT_FALSE(handles.empty());
+  const std::string now = s.lookup("/a") ? "/a/f" : "/b/f";
+  s.audit.clear();
+  for (const auto handle : handles) EXPECT_TRUE(s.read(handle));
   s.set_rules({allow("write", {"/**"}), deny("all", {s.lookup("/a") ? "/a" : "/b"})});
   for (const auto handle : handles) EXPECT_EQ(error_of(s.read(handle)), EACCES);
+  // The records of their sums name the file as it is called now.
+  s.service->close_all();
+  EXPECT_EQ(s.audit.count_if([&](const auto& r) { return r.operation == "close" && r.path == now; }),
+            handles.size());
 }
 
 TEST(FilesRaceAttack, ReadsStopWhenARevokeWasPublishedAndDrained) {

@@ -58,6 +58,18 @@ TEST(FilesExport, WhatCannotBeExportedIsAnErrorThatNamesIt) {
   EXPECT_FALSE(ExportTable::build({tree.path(), tree.path(), {exported("/x", "."), exported("/x", "f")}, {}}));
 }
 
+TEST(FilesExport, AGrantedFileThatIsGoneIsLeftOutAndNothingElse) {
+  TempTree tree;
+  tree.write("f", "");
+  const auto table = ExportTable::build({tree.path(), tree.path(), {exported("/", ".")},
+                                         {exported("/.fbroker/granted/gone", tree.path("gone")),
+                                          exported("/.fbroker/granted/f", tree.path("f"))}});
+  ASSERT_TRUE(table);
+  EXPECT_EQ((*table)->exports().size(), 2u);
+  ASSERT_EQ((*table)->unavailable().size(), 1u);
+  EXPECT_EQ((*table)->unavailable()[0].where, "export at /.fbroker/granted/gone");
+}
+
 TEST(FilesExport, AnUnchangedExportKeepsItsDescriptor) {
   TempTree tree;
   tree.mkdir("a");

@@ -4,6 +4,8 @@
 #include <sys/un.h>
 #include <sys/socket.h>
 
+#include <thread>
+
 #include "tests/broker/files_session.h"
 
 namespace fbroker::test {
@@ -411,6 +413,32 @@ TEST(FilesPolicy, TheEndOfASessionRecordsWhatWentThroughItsHandles) {
   EXPECT_EQ(s.audit.count_if([](const auto& r) {
     return r.operation == "close" && r.bytes_read == 4u && r.bytes_written == 5u;
   }), 1u);
+}
+
+// --- How long a client may keep an answer
+
+TEST(FilesPolicy, WhatIsWatchedMayBeKeptUntilToldAndIsTold) {
+  FilesSession s({allow("write", {"/**"})}, {}, true);
+  s.tree.write("w/d/f", "x");
+  const auto found = s.service->lookup(s.caller, at("/d/f"));
+  const auto absent = s.service->lookup(s.caller, at("/d/none"));
+  ASSERT_TRUE(found && absent);
+  EXPECT_EQ(found->lifetime, Lifetime::until_told);
+  EXPECT_EQ(absent->lifetime, Lifetime::until_told);
+  const auto subscription = s.events.subscribe([] {});
+  s.tree.write("w/d/none", "now there is");
+  bool told = false;
+  for (int wait = 0; wait < 10'000 && !told; ++wait) {
+    for (const auto& event : subscription->take()) told = told || event.path == at("/d/none");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(told);
+}
+
+TEST(FilesPolicy, WithoutAWatchAnAnswerIsKeptForASecond) {
+  FilesSession s;
+  s.tree.write("w/f", "x");
+  EXPECT_EQ(s.service->lookup(s.caller, at("/f"))->lifetime, Lifetime::one_second);
 }
 
 // --- Paths with links in them (HTTP clients)
