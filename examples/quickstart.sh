@@ -55,7 +55,7 @@ exec 8>"$demo/in" 9<"$demo/out"
 # Types a line into the agent's shell and shows what came back.
 agent() {
   show agent "$1"
-  printf '{ %s ; } 2>&1; echo =end=\n' "$1" >&8
+  printf '{ %s\n} 2>&1; echo =end=\n' "$1" >&8
   local line
   while IFS= read -r -t 60 line <&9; do
     [ "$line" != "=end=" ] || return 0
