@@ -313,6 +313,30 @@ TEST_F(FuseCache, ADirectoryReplacedOnTheHostIsAnotherNode) {
   EXPECT_EQ(slurp(m.inside("away/a")), "old");
 }
 
+// Nobody publishes anything here: the host watch alone tells. What is looked
+// at is all in the kernel's cache, for ever, unless it is told.
+TEST_F(FuseCache, WhatTheHostChangesIsSeenBecauseTheWatchTells) {
+  m.write_host("d/a", "old");
+  const UniqueFd fd(::open(m.inside("d/a").c_str(), O_RDONLY));
+  char text[8] = {};
+  ASSERT_EQ(::pread(fd.get(), text, sizeof text, 0), 3);
+  ASSERT_EQ(stat_error(m.inside("d/new")), ENOENT);
+  ASSERT_EQ(listed(m.inside("d")), std::vector<std::string>{"a"});
+  m.counting.reset();
+  ASSERT_EQ(stat_error(m.inside("d/new")), ENOENT);
+  ASSERT_EQ(m.counting.of("lookup"), 0) << "the absent name is not cached: this would show nothing";
+
+  m.write_host("d/a", "newer");
+  EXPECT_TRUE(wait_until([&] {
+    return ::pread(fd.get(), text, sizeof text, 0) == 5 && std::string_view(text, 5) == "newer";
+  }));
+  m.write_host("d/new", "text");
+  EXPECT_TRUE(wait_until([&] { return slurp(m.inside("d/new")) == "text"; }));
+  EXPECT_TRUE(wait_until([&] { return listed(m.inside("d")).size() == 2; }));
+  ::unlink(m.host("d/new").c_str());
+  EXPECT_TRUE(wait_until([&] { return stat_error(m.inside("d/new")) == ENOENT; }));
+}
+
 // --- Races
 
 // INVARIANT of front.h, point 1: what the service answered before an event is
