@@ -67,6 +67,11 @@ Result<std::shared_ptr<const Export>> Export::open(const policy::Export& wanted,
     found = UniqueFd(::open(made->host_root_.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!found) return error_at(wanted, made->host_root_, errno);
   }
+  // ATTACK: a rule hides /.env, and the file system opens it as /.ENV too.
+  if (folds_case(found.get()))
+    return Error{"export at " + wanted.at.bytes(),
+                 made->wanted_path_ + ": lies on a file system that does not tell A from a in "
+                 "names, where rules could be walked around; copy it to another"};
   made->root_ = std::move(found);
   const auto root = stat_of(made->root_.get());
   if (!root) return error_at(wanted, made->wanted_path_, root.error().value);

@@ -1,13 +1,19 @@
 #include "broker/files/host_location.h"
 
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 #include <fstream>
 #include <sstream>
 
 #include "broker/files/file_stat.h"
+#include "policy/base/unique_fd.h"
 
 namespace fbroker::broker {
 
@@ -71,6 +77,29 @@ std::optional<HostLocation> locate(int fd) {
     return HostLocation{device, joined(unescaped(root), *rest)};
   }
   return std::nullopt;
+}
+
+bool folds_case(std::int64_t kind) noexcept {
+  constexpr std::array<std::int64_t, 9> kFolding{
+      0x4d44,      // vfat, msdos
+      0x2011bab0,  // exfat
+      0x5346544e,  // ntfs
+      0x7366746e,  // ntfs3
+      0x4244,      // hfs
+      0x482b,      // hfs+
+      0x517b,      // smbfs
+      0xff534d42,  // cifs
+      0xfe534d42,  // smb2
+  };
+  return std::find(kFolding.begin(), kFolding.end(), kind & 0xffffffff) != kFolding.end();
+}
+
+bool folds_case(int directory) {
+  struct statfs status {};
+  if (::fstatfs(directory, &status) != 0 || folds_case(std::int64_t{status.f_type})) return true;
+  const UniqueFd fd(::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  int flags = 0;
+  return fd && ::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_CASEFOLD_FL) != 0;
 }
 
 }  // namespace fbroker::broker

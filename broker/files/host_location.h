@@ -2,6 +2,7 @@
 // was reached through. Two names of one place (bind mounts) compare equal.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -26,5 +27,11 @@ std::string kernel_name(int fd);
 // `path` seen from the directory `base` (both absolute, without '/' at the
 // end), without a leading slash; none when it is not at or below.
 std::optional<std::string> path_below(const std::string& path, const std::string& base);
+
+// Whether names that differ in case alone are one file there: then a rule for
+// one spelling says nothing of the others. By the kind of file system
+// (statfs(2), f_type), and for ext4 and f2fs by the directory's own flag.
+bool folds_case(std::int64_t kind) noexcept;
+bool folds_case(int directory);
 
 }  // namespace fbroker::broker

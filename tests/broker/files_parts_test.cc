@@ -73,5 +73,12 @@ TEST(FilesHostLocation, IsComparedByComponentWithinOneDevice) {
   EXPECT_EQ((broker::HostLocation{"8:1", "/x"}.below({"8:1", "/"})), "x");
 }
 
+TEST(FilesHostLocation, FileSystemsThatFoldCaseAreKnown) {
+  for (const std::int64_t kind : {0x4d44LL, 0x2011bab0LL, 0x7366746eLL, 0xfe534d42LL})
+    EXPECT_TRUE(broker::folds_case(kind)) << kind;
+  for (const std::int64_t kind : {0xef53LL, 0x01021994LL, 0x58465342LL, 0x9123683eLL})
+    EXPECT_FALSE(broker::folds_case(kind)) << kind;
+}
+
 }  // namespace
 }  // namespace fbroker::test
