@@ -168,7 +168,10 @@ bool Connection::read_head() {
 
 bool Connection::enter_route() {
   auto route = route_of(head_.method, head_.target);
-  if (!route) return refuse_and_close(route.error());
+  if (!route) {
+    keep_alive_ = keep_alive_ && body_done_;
+    return refuse(route.error());
+  }
   route_ = std::move(*route);
   if (route_.body == Body::none && !body_done_)
     return refuse_and_close(bad_request("this route takes no body"));
@@ -695,7 +698,7 @@ bool Connection::event_lines() {
   if (events.empty() && !beat) return false;  // woken when there is something
   admit();
   out_body_.clear();
-  std::uint64_t upto = listener_->last_sent();
+  std::uint64_t upto = listener_->last_sent(), told = 0;
   for (const protocol::Event& event : events) {
     upto = std::max(upto, event.sequence);
     const bool from_host = event.kind == protocol::EventKind::entry ||
@@ -704,9 +707,11 @@ bool Connection::event_lines() {
         !admission_->snapshot().decide(event.path).visible())
       continue;
     protocol::encode_line(out_body_, event);
+    told = event.sequence;
   }
   listener_->sent(upto);
-  if (beat || out_body_.empty()) protocol::encode_line(out_body_, protocol::Heartbeat{upto});
+  // What was left out is owed an acknowledgement like the rest: the beat names it.
+  if (beat || told != upto) protocol::encode_line(out_body_, protocol::Heartbeat{upto});
   out_head_.clear();
   chunk_size(out_body_.size());
   out_body_ += "\r\n";

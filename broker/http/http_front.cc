@@ -125,7 +125,8 @@ std::chrono::milliseconds HttpFront::Impl::sweep_interval() const {
 void HttpFront::Impl::sweep() {
   sweep_timer.expires_after(sweep_interval());
   sweep_timer.async_wait([this](const error_code& error) {
-    if (error) return;
+    // A cancel() that comes too late must not find the timer armed anew.
+    if (error || state.stopping.load()) return;
     const auto now = Connection::Clock::now();
     cut_where([now](const Connection& connection) { return connection.expired(now); });
     if (now >= next_beat) {

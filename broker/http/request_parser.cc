@@ -140,7 +140,9 @@ void RequestParser::Impl::on_field_impl(http::field name, View name_view, View v
       return;
     case http::field::content_length:
       if (++lengths_ > 1) return refuse(error, "two Content-Length fields");
-      if (encodings_ > 0) refuse(error, "Content-Length beside Transfer-Encoding");
+      if (encodings_ > 0) return refuse(error, "Content-Length beside Transfer-Encoding");
+      if (value.find_first_not_of("0123456789") != value.npos)  // Beast takes "5, 5" for 5
+        refuse(error, "Content-Length: expected digits");
       return;
     case http::field::transfer_encoding:
       if (++encodings_ > 1) return refuse(error, "two Transfer-Encoding fields");
