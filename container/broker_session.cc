@@ -61,7 +61,7 @@ Result<std::string> wait_ready(int ready) {
 
 bool in_use(const std::string& name) {
   std::error_code error;
-  return std::filesystem::exists(broker::session_directory_path(name), error);
+  return std::filesystem::exists(broker::session_directory_path(name) + "/broker.sock", error);
 }
 
 }  // namespace

@@ -103,9 +103,10 @@ Result<UniqueFd> open_path(const std::string& path) {
 // ${XDG_STATE_HOME:-~/.local/state}/fbroker
 std::string our_state() { return std::filesystem::path(broker::state_path("x")).parent_path().string(); }
 
-// The HOME of a named session, kept from one run to the next.
+// The HOME of a named session, kept from one run to the next. The dot keeps it
+// apart from every broker's state: no name of a session starts with one.
 Result<UniqueFd> home_of(const std::string& name, HostUser user) {
-  const std::string homes = our_state() + "/homes";
+  const std::string homes = our_state() + "/.homes";
   FBROKER_TRY(const UniqueFd parent, broker::private_directory(homes));
   if (::mkdirat(parent.get(), name.c_str(), 0700) < 0 && errno != EEXIST)
     return Error{homes + "/" + name, std::strerror(errno)};
@@ -179,7 +180,7 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   }
   if (!options.name.empty()) {
     FBROKER_TRY(UniqueFd home, home_of(options.name, user));
-    spec.home_directory = Mount{.source = our_state() + "/homes/" + options.name,
+    spec.home_directory = Mount{.source = our_state() + "/.homes/" + options.name,
                                 .fd = materials.keep(std::move(home)),
                                 .at = spec.home,
                                 .mode = Mount::Mode::writable};

@@ -11,8 +11,8 @@
 
 namespace fbroker::hardening {
 
-// Installs the filter for the calling thread and all that it starts. It needs
-// no_new_privs (or a capability) and cannot be taken back.
+// Installs the filter for the calling thread and all that it starts, and sets
+// no_new_privs where that was not done yet. Neither can be taken back.
 // Calls of another architecture (i386, x32) end the process.
 Result<void> apply_seccomp();
 
