@@ -34,7 +34,11 @@ constexpr std::size_t kKeptBytes = 256 << 10;
 }  // namespace
 
 Connection::Connection(Socket socket, FrontState& front)
-    : front_(front), socket_(std::move(socket)) {}
+    : front_(front), socket_(std::move(socket)) {
+  // Idle from birth: one that never says anything must be able to give way.
+  set_deadline(front_.options.idle_bound);
+  idle_since_.store(Clock::now().time_since_epoch().count());
+}
 
 void Connection::start() {
   error_code ignored;
