@@ -39,6 +39,7 @@ class SessionCounts final : public audit::AuditSink {
 
   Result<void, Errno> append(const audit::Record& record) override;
   Result<void, Errno> ready() override { return log_.ready(); }
+  Result<void, Errno> ready(const std::string& session) override { return log_.ready(session); }
 
   Counts counts() const;
 
