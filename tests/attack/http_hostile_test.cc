@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <random>
 
@@ -266,6 +268,45 @@ TEST(HttpDescriptors, ConnectionsAreNotInheritedByPrograms) {
     if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0) continue;
     EXPECT_NE(flags & FD_CLOEXEC, 0) << "socket " << fd;
   }
+}
+
+// ---- strangers ---------------------------------------------------------------------------
+
+// What a process of `uid` gets for a request: the reply's first byte, 0 for none.
+int first_byte_as(uid_t uid, const std::string& socket) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    char byte = 0;
+    if (::setresuid(uid, uid, uid) != 0) ::_exit(250);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, socket.c_str(), socket.size());
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(251);
+    constexpr std::string_view kRequest = "GET /v1/session HTTP/1.1\r\nHost: x\r\n\r\n";
+    (void)!::send(fd, kRequest.data(), kRequest.size(), MSG_NOSIGNAL);
+    ::_exit(::recv(fd, &byte, 1, 0) == 1 ? byte : 0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WEXITSTATUS(status);
+}
+
+TEST(HttpStrangers, OtherUsersAreNotServedUnlessNamed) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
+  broker::HttpOptions options;
+  options.other_uids = {{100'000, 165'535}};
+  HttpSession session(options);
+  // Reachable for everybody, so that only the check of the peer stands in the way.
+  for (const std::string& path : {session.files.tree.path(), session.files.tree.path("sockets")})
+    ::chmod(path.c_str(), 0755);
+  ::chmod(session.socket().c_str(), 0666);
+  EXPECT_EQ(first_byte_as(0, session.socket()), 'H');
+  EXPECT_EQ(first_byte_as(100'000, session.socket()), 'H');
+  EXPECT_EQ(first_byte_as(165'535, session.socket()), 'H');
+  EXPECT_EQ(first_byte_as(165'536, session.socket()), 0);
+  EXPECT_EQ(first_byte_as(99'999, session.socket()), 0);
+  EXPECT_EQ(first_byte_as(65'534, session.socket()), 0);
 }
 
 // ---- forged things -----------------------------------------------------------------------
