@@ -569,12 +569,12 @@ class Snapshot::Impl::Builder {
 
   // From the leaves up: a parent's id is smaller than its children's.
   void flag_what_lies_below() {
-    auto& nodes = impl_->nodes;
-    for (auto id = static_cast<NodeId>(nodes.size() - 1); id > Trie::kRoot; --id) {
-      NodeFacts& parent = nodes[impl_->trie.parent(id)];
-      parent.may_show_below |= drafts_[id].shows || nodes[id].may_show_below;
-      parent.restricts_below |= restricts(drafts_[id]) || nodes[id].restricts_below;
-      parent.widens_below |= widens(drafts_[id]) || nodes[id].widens_below;
+    auto& facts = impl_->nodes;
+    for (auto id = static_cast<NodeId>(facts.size() - 1); id > Trie::kRoot; --id) {
+      NodeFacts& parent = facts[impl_->trie.parent(id)];
+      parent.may_show_below |= drafts_[id].shows || facts[id].may_show_below;
+      parent.restricts_below |= restricts(drafts_[id]) || facts[id].restricts_below;
+      parent.widens_below |= widens(drafts_[id]) || facts[id].widens_below;
     }
   }
 
