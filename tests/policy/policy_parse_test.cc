@@ -208,7 +208,7 @@ std::vector<std::string> lint_of(const std::string& text) {
 TEST(PolicyLint, FindsWhatCanHardlyBeMeant) {
   struct Case { std::string text; const char* words; };
   const std::string all = R"({"allow":"read","paths":["/"]},)";
-  for (const auto& [text, words] : {
+  for (const Case& c : {
            Case{with_rules(""), "nothing is allowed"},
            Case{with_rules(all + R"({"deny":"all","paths":["/a"]},{"allow":"write","paths":["/a/b"]})"), "overrules all of it"},
            Case{with_rules(all + R"({"allow":"read","paths":["/a"]})"), "says it already"},
@@ -217,8 +217,8 @@ TEST(PolicyLint, FindsWhatCanHardlyBeMeant) {
            Case{R"({"version":1,"rules":[{"allow":"read","paths":["/"]}],"base":{"ssh":"off"}})", "switched off"},
            Case{R"({"version":1,"exports":[{"at":"/a","from":"."},{"at":"/a/b","from":"x"}],"rules":[{"allow":"read","paths":["/"]}]})", "hides what"},
            Case{R"({"version":1,"exports":[{"at":"/a","from":"."},{"at":"/b","from":"x"}],"rules":[{"allow":"read","paths":["/a"]}]})", "is visible"}}) {
-    const auto found = lint_of(text);
-    EXPECT_TRUE(std::ranges::any_of(found, [&](const auto& f) { return f.find(words) != f.npos; })) << text;
+    const auto found = lint_of(c.text);
+    EXPECT_TRUE(std::ranges::any_of(found, [&](const auto& f) { return f.find(c.words) != f.npos; })) << c.text;
   }
 }
 

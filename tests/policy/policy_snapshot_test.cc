@@ -131,7 +131,7 @@ TEST(PolicyOrder, DenyWinsThenAskThenAllowInWhateverOrder) {
     EXPECT_EQ(by(policy, "/a", write), "deny:/a");
     EXPECT_EQ(by(policy, "/b", write), "ask:/b");
     EXPECT_EQ(by(policy, "/c", write), "allow:/");
-    std::ranges::rotate(rules, rules.begin() + 1);
+    std::rotate(rules.begin(), rules.begin() + 1, rules.end());
   }
 }
 
@@ -277,7 +277,7 @@ TEST(PolicyMatch, NeverOpensParents) {
 }
 
 // ATTACK: the agent's paths drive the automaton into more states than fit.
-TEST(PolicyMatch, AnErrorWhileMatchingIsADeny) {
+TEST(PolicyMatch, APathThatExhaustsTheAutomatonIsAnsweredRightlyOrDenied) {
   const auto policy = compile({allow("write", {"/"}), match(Effect::deny, "all", "/never.*(a|b)[^x]{600}c"),
                                match(Effect::deny, "all", "/never2.*(b|c)[^y]{600}d")});
   std::mt19937 random(3);
@@ -428,6 +428,15 @@ INSTANTIATE_TEST_SUITE_P(
                     RenameCase{"WhatNoMatchCanMeet", "/k", "/n", true, false},
                     RenameCase{"OntoWhatAMatchRestricts", "/n", "/m", true, false}),
     [](const auto& c) { return c.param.name; });
+
+TEST(PolicyRenames, AnExceptionMetOnTheWayCounts) {
+  const auto strict = compile({allow("read", {"/"}), deny("all", {"**/*.pem"}, {"/e"})});
+  EXPECT_TRUE(strict->would_widen(at("/f"), at("/e"), true, {}, {}));
+  EXPECT_FALSE(strict->would_widen(at("/e"), at("/f"), true, {}, {}));
+  const auto wide = compile({allow("list", {"/"}), allow("read", {"**/*.md"}, {"/e"})});
+  EXPECT_TRUE(wide->would_widen(at("/e"), at("/f"), true, {}, {}));
+  EXPECT_FALSE(wide->would_widen(at("/f"), at("/e"), true, {}, {}));
+}
 
 // An allow by expression is for that path alone, and vouches for nothing below.
 TEST(PolicyRenames, AnAllowByExpressionDoesNotHoldBelow) {
