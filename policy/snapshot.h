@@ -39,8 +39,14 @@ struct PathDecision {
     return entries[static_cast<std::size_t>(operation)];
   }
   bool allows(Operation operation) const { return of(operation).effect == Effect::allow; }
-  // Whether the name exists at all for the agent.
+  // Whether the name may exist for the agent, as far as a path alone can tell.
   bool visible() const { return allows(Operation::list) || leads_to_visible; }
+  // The same once it is known what the name is. Only a directory leads on:
+  // under "**/*.md" every name does by its path, and a file that is none of
+  // those must not show.
+  bool visible_as(bool directory) const {
+    return allows(Operation::list) || (directory && leads_to_visible);
+  }
 };
 
 // Why: the rule or grant behind a reason index.

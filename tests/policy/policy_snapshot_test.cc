@@ -309,6 +309,12 @@ TEST(PolicyVisible, WildcardsOpenWhatTheyCanPassThrough) {
   for (const char* path : {"/z", "/src/sub"}) EXPECT_FALSE(policy->decide(at(path)).visible()) << path;
 }
 
+TEST(PolicyVisible, OnlyADirectoryLeadsOn) {
+  const PathDecision other = compile({allow("read", {"**/*.md"})})->decide(at("/src/main.c"));
+  EXPECT_TRUE(other.visible_as(true));
+  EXPECT_FALSE(other.visible_as(false));
+}
+
 TEST(PolicyVisible, AHiddenDirectoryStaysHiddenWhateverIsAllowedBelow) {
   const auto policy = compile({deny("all", {"/s"}), allow("read", {"/s/x", "/s/*/z", "/t"})});
   EXPECT_FALSE(policy->decide(at("/s")).visible());
