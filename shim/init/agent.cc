@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,6 +51,9 @@ Result<void> hide(const Options& options) {
 Result<void> become(uid_t uid, gid_t gid) {
   const std::string outer_uid = std::to_string(::geteuid()), outer_gid = std::to_string(::getegid());
   if (::unshare(CLONE_NEWUSER) < 0) return Error{"nested user namespace", last_error()};
+  // While we are not dumpable our own files in /proc belong to the container's
+  // root. The agent does not run yet; give_everything_up() takes it back.
+  ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
   FBROKER_TRY_VOID(write_file("/proc/self/setgroups", "deny"));
   FBROKER_TRY_VOID(write_file("/proc/self/uid_map", std::to_string(uid) + " " + outer_uid + " 1"));
   FBROKER_TRY_VOID(write_file("/proc/self/gid_map", std::to_string(gid) + " " + outer_gid + " 1"));
@@ -131,10 +135,7 @@ Result<void> take_over_terminal(const Options& options, int terminal) {
   if (command < 0) die("fork: " + last_error());
   if (command == 0) become_command(options, terminal);
   // The command has its own copies; ours would keep its pipes open.
-  ::close(STDIN_FILENO);
-  ::close(STDOUT_FILENO);
-  ::close(STDERR_FILENO);
-  if (terminal >= 0) ::close(terminal);
+  ::syscall(SYS_close_range, 0u, ~0u, 0u);
   reap_until_end_of(command);
 }
 
