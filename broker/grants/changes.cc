@@ -145,7 +145,8 @@ std::vector<std::string> what_allows(Session& session, const Snapshot& snapshot,
   const auto grants = snapshot.grants();
   const bool denied_already =
       ids.empty() && std::any_of(grants.begin(), grants.end(), [&](const policy::Grant& grant) {
-        return grant.effect == Effect::deny && grant.id == denied_by;
+        // Not the deny that every session begins with: its id means "no rule".
+        return grant.effect == Effect::deny && grant.id == denied_by && denied_by != "default";
       });
   if (denied_already) return ids;
   // A pattern that begins below, or a `match`, which only sees whole paths.
