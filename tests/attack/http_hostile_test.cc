@@ -78,7 +78,7 @@ INSTANTIATE_TEST_SUITE_P(
         Garbage{"ChunkWithoutItsEnd", post("Transfer-Encoding: chunked\r\n", "2\r\nxxxx0\r\n\r\n")},
         Garbage{"ChunkWithBareLf", post("Transfer-Encoding: chunked\r\n", "2\nxx\n0\n\n")},
         Garbage{"ChunkExtension", post("Transfer-Encoding: chunked\r\n", "2;a=b\r\nxx\r\n0\r\n\r\n")},
-        Garbage{"Trailer", post("Transfer-Encoding: chunked\r\n", "0\r\nContent-Length: 5\r\n\r\n")},
+        Garbage{"Trailer", post("Transfer-Encoding: chunked\r\n", "0\r\nA: b\r\n\r\n")},
         Garbage{"BodyOfAGet", "GET /v1/session HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"},
         Garbage{"PidThatIsNone", "GET /v1/session HTTP/1.1\r\nHost: x\r\nFbroker-Pid: -1\r\n\r\n"},
         Garbage{"HugeHead", "GET /v1/session HTTP/1.1\r\nHost: x\r\nA: " + std::string(20'000, 'a') + "\r\n\r\n", 431},

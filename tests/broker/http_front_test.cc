@@ -123,6 +123,19 @@ TEST(HttpFrontProblems, AHiddenNameIsByteForByteAnAbsentOne) {
   EXPECT_EQ(body_of(client.get("/v1/files?path=/.env")), body_of(client.get("/v1/files?path=/never")));
 }
 
+TEST(HttpFrontProblems, ARefusalOfAHiddenNameNamesNoRule) {
+  HttpSession session({}, {allow("write", {"/**"}), deny("all", {"**/.env"}), ask("write", {"**/.env"})});
+  RawClient client(session.socket());
+  for (const std::string& reply :
+       {client.post("/v1/open", R"({"path":"/.env","flags":["write","create"],"permissions":"0644"})"),
+        client.post("/v1/mkdir", R"({"path":"/.env","permissions":"0755"})"),
+        client.post("/v1/symlink", R"({"path":"/.env","target":"a"})")}) {
+    EXPECT_EQ(status_of(reply), 403u);
+    EXPECT_EQ(reply.find("rule"), std::string::npos) << reply;
+    EXPECT_EQ(reply.find("askable"), std::string::npos) << reply;
+  }
+}
+
 TEST(HttpFrontProblems, ARefusalOfAVisibleNameNamesItsRule) {
   HttpSession session({}, {allow("read", {"/**"}), ask("write", {"/a"})});
   session.files.tree.write("w/a", "");
