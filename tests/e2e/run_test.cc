@@ -259,10 +259,12 @@ TEST_P(Run, BannerAndEndReportTellThePerson) {
 }
 
 TEST_P(Run, NothingIsLeftBehind) {
-  const Output output = inside({"sh", "-c", "setsid sleep 4711 </dev/null >/dev/null 2>&1 & exit 0"}, {"--name", "gone"});
+  // Named after this test's process, so that another run of it is not meant.
+  const std::string own = std::to_string(::getpid()), name = "gone-" + own, sleep = "sleep 4711." + own;
+  const Output output = inside({"sh", "-c", "setsid " + sleep + " </dev/null >/dev/null 2>&1 & exit 0"}, {"--name", name});
   EXPECT_EQ(output.status, 0) << output.err;
-  EXPECT_EQ(home.shell("pgrep -f '[s]leep 4711' || true").out, "");
-  EXPECT_EQ(home.shell("pgrep -f 'serve --embedded --session [g]one' || true").out, "");
+  EXPECT_EQ(home.shell("pgrep -f '[s]" + sleep.substr(1) + "' || true").out, "");
+  EXPECT_EQ(home.shell("pgrep -f '[s]erve --embedded --session " + name + "' || true").out, "");
   EXPECT_EQ(home.shell("grep -c fbroker-init /proc/self/mountinfo || true").out, "0\n");
   EXPECT_EQ(home.shell("find \"$XDG_RUNTIME_DIR\" -type s").out, "");
 }
@@ -382,8 +384,12 @@ class Typist {
 
   void type(const std::string& keys) { [[maybe_unused]] const auto put = ::write(master_.get(), keys.data(), keys.size()); }
   // Everything shown until `text`, or what came when it never did.
-  bool shows(const std::string& text) {
-    return wait_until([&] { read_some(); return take(text); }, std::chrono::seconds(30));
+  bool shows(const std::string& text, std::chrono::seconds bound = std::chrono::seconds(30)) {
+    return wait_until([&] { read_some(); return take(text); }, bound);
+  }
+  // A key that comes before the job is in the foreground is the shell's: again, until it worked.
+  bool press_until(const std::string& key, const std::string& text) {
+    return wait_until([&] { type(key); return shows(text, std::chrono::seconds(1)); });
   }
   void resize(unsigned short rows, unsigned short columns) {
     const winsize size{.ws_row = rows, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
@@ -440,13 +446,14 @@ TEST_P(Run, AShellOnATerminalHasJobControl) {
   EXPECT_TRUE(person.shows("first-2")) << person.seen();
   person.type("echo up-$((1+1)); sleep 1000\n");
   ASSERT_TRUE(person.shows("up-2")) << person.seen();
-  // The shell prints before it forks; keys that come early reach the shell, so type until it works.
-  EXPECT_TRUE(wait_until([&] { person.type("\x1a"); return person.shows("Stopped"); })) << person.seen();
+  EXPECT_TRUE(person.press_until("\x1a", "Stopped")) << person.seen();
+  person.type("echo stopped-$(jobs | wc -l)\n");
+  ASSERT_TRUE(person.shows("stopped-1")) << person.seen();
   person.type("fg\n");
   ASSERT_TRUE(person.shows("sleep 1000")) << person.seen();
-  person.type("\x03");
-  person.type("echo status-$?\n");
-  EXPECT_TRUE(person.shows("status-130")) << person.seen();
+  EXPECT_TRUE(person.press_until("\x03", "$ ")) << person.seen();
+  person.type("echo left-$(jobs | wc -l)-$?\n");
+  EXPECT_TRUE(person.shows("left-0-")) << person.seen();
   person.resize(40, 120);
   person.type("stty size\n");
   EXPECT_TRUE(person.shows("40 120")) << person.seen();
@@ -496,6 +503,10 @@ TEST_P(Run, WhatIsLeftOfATerminalIsCarriedThroughPipes) {
   person.type("words\n");
   EXPECT_TRUE(person.shows("got-words")) << person.seen();
   EXPECT_EQ(person.wait(), 0);
+
+  Typist writer(home, user(), {"sh", "-c", "true | " + fbroker() + " run -q -- sh -c 'test -t 1 || echo no-1-$((1+1))'"});
+  EXPECT_TRUE(writer.shows("no-1-2")) << writer.seen();
+  EXPECT_EQ(writer.wait(), 0);
 }
 
 }  // namespace
