@@ -168,7 +168,7 @@ std::optional<DirectoryEntry> LocalFileService::entry(const Gate& gate, const Ha
   }
   const ActAs as(directory.on->owner());
   const auto stat = stat_at(directory.fd.get(), listed.name.c_str());
-  if (!stat || stat->is_special() || directory.on->is_foreign_mount(*stat) ||
+  if (!stat || !decided.decision.visible_as(stat->is_directory()) || stat->is_special() || directory.on->is_foreign_mount(*stat) ||
       session_.own_files.contains(*stat))
     return std::nullopt;
   return DirectoryEntry{listed.name, attributes(decided, *stat)};

@@ -70,6 +70,9 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate&, const
   if (on.is_foreign_mount(*stat)) found.hidden = "submount";
   if (stat->is_special()) found.hidden = "special-file";
   if (session_.own_files.contains(*stat)) found.hidden = "own-files";
+  // ATTACK: under an allow of "**/*.md" every name leads, by its path, to
+  //   something visible; a file that is not listed itself leads nowhere.
+  if (!path.is_root() && !decided.decision.visible_as(stat->is_directory())) found.hidden = "default";
   if (found.hidden != nullptr) return found;
   found.stat = std::move(*stat);
 
@@ -81,6 +84,9 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate&, const
     found.lifetime = shorter(found.lifetime, self ? watch(on, self->get(), *found.stat, path)
                                                   : Lifetime::none);
   }
+  // Nobody is told of a name that may be one of those (http: event_lines).
+  if (inside && !decided.decision.allows(Operation::list))
+    found.lifetime = shorter(found.lifetime, Lifetime::one_second);
   if (found.stat->is_regular() && found.stat->links > 1 && !on.is_static())
     found.lifetime = shorter(found.lifetime, Lifetime::one_second);
   return found;
@@ -149,6 +155,13 @@ Result<Lookup, Errno> LocalFileService::answer_lookup(const Gate& gate, const De
   }
   if (!found && found.error().value == ENOENT) return absent(Lifetime::none);
   if (!found) return found.error();
+  if (!found->stat && !leads && !decided.decision.allows(Operation::list)) {
+    // The same answer, and record, as for a file there that is not shown.
+    Decided hidden = decided;
+    hidden.overruled = "default";
+    FBROKER_TRY_VOID(record(gate, hidden, Operation::list, ENOENT));
+    return absent(Lifetime::none);
+  }
   if (!found->stat) return absent(found->lifetime);
   // A directory that exists in its export hides no export below it; a file would.
   if (leads && !found->stat->is_directory()) return absent(Lifetime::none);

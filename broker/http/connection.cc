@@ -691,7 +691,8 @@ void Connection::heartbeat() {
 }
 
 // INVARIANT: a name that the session may not see is not told when it changes
-//   on the host either. Forgetting (forget, retire) concerns what the client
+//   on the host either; a directory that only leads on is kept for a second at
+//   most, as from here nobody can tell it from a file that is not shown. Forgetting (forget, retire) concerns what the client
 //   was shown before, and is always told.
 bool Connection::event_lines() {
   if (listener_ == nullptr) return false;
@@ -708,7 +709,7 @@ bool Connection::event_lines() {
     const bool from_host = event.kind == protocol::EventKind::entry ||
                            event.kind == protocol::EventKind::content;
     if (from_host && admission_->view().snapshot != nullptr &&
-        !admission_->snapshot().decide(event.path).visible())
+        !admission_->snapshot().decide(event.path).allows(policy::Operation::list))
       continue;
     protocol::encode_line(out_body_, event);
     told = event.sequence;

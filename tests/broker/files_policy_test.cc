@@ -47,6 +47,21 @@ TEST(FilesPolicy, ARecordNamesDecisionReasonAndBothPaths) {
   EXPECT_EQ(records[2].error, ENOENT);
 }
 
+TEST(FilesPolicy, AFileThatLeadsNowhereDoesNotShowWhereDirectoriesDo) {
+  FilesSession s({allow("read", {"**/*.md"})});
+  s.tree.write("w/secret.txt", "x");
+  s.tree.write("w/dir/a.md", "y");
+  EXPECT_EQ(s.content("/dir/a.md"), "y");
+  EXPECT_TRUE(s.service->lookup(s.caller, at("/dir"))->attributes);
+  for (const char* path : {"/secret.txt", "/absent.txt"}) {
+    const auto found = s.service->lookup(s.caller, at(path));
+    ASSERT_TRUE(found) << path;
+    EXPECT_FALSE(found->attributes) << path;
+    EXPECT_EQ(found->lifetime, Lifetime::none) << path;
+    EXPECT_EQ(s.open_error(path), ENOENT) << path;
+  }
+}
+
 TEST(FilesPolicy, AHiddenNameAnswersAsOneThatIsNotThere) {
   FilesSession s({allow("write", {"/**"}), deny("all", {"/.env", "/gone.env"})});
   s.tree.write("w/.env", "SECRET");

@@ -192,7 +192,7 @@ TEST_P(MainJob, AHiddenFileIsAbsentForEveryTool) {
   EXPECT_TRUE(has(bad(agent, "rm .env"), "No such file"));
   bad(agent, "echo x > .env");
   bad(agent, "ln -s x .env || mkdir .env || mv src .env");
-  EXPECT_EQ(good(agent, "rg --hidden -l needle | sort"), ".env.example\nsrc/a.txt\n");
+  EXPECT_EQ(good(agent, "rg --hidden -l needle </dev/null | sort"), ".env.example\nsrc/a.txt\n");
   agent.finish();
   EXPECT_EQ(home.shell("cat .env").out, "SECRET=needle\n");
 }
