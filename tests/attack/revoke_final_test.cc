@@ -1,6 +1,7 @@
 // A revoke is final when it returns: thousands of rounds against readers and
 // writers; clients that do not read, and clients that do not forget.
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -129,10 +130,11 @@ TEST_F(RevokeFinal, AClientThatDoesNotReadItsReplyIsCutAndHoldsNothingUp) {
   EXPECT_LT(received, std::size_t{64} << 20);
 }
 
-// A sandbox: a child that sleeps until it is killed.
+// A sandbox: a child that sleeps until it is killed, or the test has ended.
 pid_t sandbox() {
   const pid_t pid = ::fork();
   if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) ::pause();
   }
   return pid;
