@@ -277,6 +277,7 @@ except OSError as e:
     print("refused", e.errno, flush=True)
 )");
   AgentShell agent(home, "final", {"--policy", "p.json"});
+  good(agent, "true");   // it is up
   for (int round = 0; round < 3; ++round) {
     person(home, {"grant", "-s", "final", "watched", "--write"});
     good(agent, "rm -f out/read out/write out/map; for k in read write map; do python3 load.py $k > out/$k.txt 2>&1 & done; "
@@ -303,8 +304,10 @@ TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
   };
   auto broker = std::make_optional(serve());
   AgentShell agent(home, "lasting");
-  good(agent, "cat f; mkdir out; (for i in $(seq 400); do echo $i > out/$i || echo FAILED; cat f >/dev/null || echo FAILED; done; "
-              "echo done) > /tmp/load 2>&1 &");
+  // Reads never fail. A create whose answer died with the broker may; a write
+  // that the shell was told of is there.
+  good(agent, "cat f; mkdir out; (for i in $(seq 400); do echo $i > out/$i && echo $i >> /tmp/written; "
+              "cat f >/dev/null || echo FAILED; done; echo done) > /tmp/load 2>/dev/null &");
   for (int kill = 0; kill < 2; ++kill) {
     broker->signal(SIGKILL);
     broker->wait();
@@ -313,7 +316,8 @@ TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
     EXPECT_EQ(good(agent, "cat f"), "content\n");
   }
   EXPECT_EQ(good(agent, "wait; cat /tmp/load"), "done\n");
-  EXPECT_EQ(good(agent, "cat out/* | sort -n | uniq | wc -l"), "400\n");
+  EXPECT_EQ(good(agent, "for i in $(cat /tmp/written); do [ \"$(cat out/$i)\" = $i ] || echo lost $i; done"), "");
+  EXPECT_EQ(good(agent, "[ $(wc -l < /tmp/written) -gt 350 ] && echo most"), "most\n");
 }
 
 TEST_P(MainJob, TheCommandsExitStatusIsTheLaunchers) {
@@ -325,7 +329,7 @@ TEST_P(MainJob, TheCommandsExitStatusIsTheLaunchers) {
 TEST_P(MainJob, BannerAndReportSayWhatHappened) {
   home.write(".env", "x");
   home.write("a", "x");
-  const Output output = home.fbroker({"run", "--name", "talk", "--", "sh", "-c", "cat a .env; echo y > b"});
+  const Output output = home.fbroker({"run", "--name", "talk", "--", "sh", "-c", "cat a; echo y > b; cat .env"});
   EXPECT_NE(output.status, 0);
   for (const char* part : {"session talk", "/workspace", "1 hidden", ".env", "network none", "fbroker grant",
                            "refused", "base:env", "--override-deny"})
