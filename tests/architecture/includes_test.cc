@@ -83,7 +83,10 @@ TEST(Architecture, NoArrowRunsBack) {
 TEST(Architecture, HeavyLibrariesStayOutOfHeaders) {
   static const std::regex heavy(R"(^\s*#\s*include\s*<(re2/|nlohmann/|boost/beast|valijson/|openssl/))");
   for (const fs::path& file : sources()) {
-    if (file.extension() != ".h" || file.string().find("internal") != std::string::npos) continue;
+    // Private to their folder, each included by a few .cc of it.
+    static const std::set<std::string> kPrivate{"broker/protocol/wire_json.h", "broker/http/request_parser.h",
+                                                "shim/client/reply_parser.h"};
+    if (file.extension() != ".h" || kPrivate.contains(file.string())) continue;
     std::ifstream in(kRoot / file);
     for (std::string line; std::getline(in, line);)
       EXPECT_FALSE(std::regex_search(line, heavy)) << file << ": " << line;
