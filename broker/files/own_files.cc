@@ -111,7 +111,19 @@ bool OwnFiles::contains(const FileStat& found) const {
     const std::unique_lock lock(mutex_);
     if (scan_is_old()) scan();
   }
-  const std::shared_lock lock(mutex_);
+  {
+    const std::shared_lock lock(mutex_);
+    if (!is_known(found)) return false;
+  }
+  // A file of ours that was replaced leaves its inode number to the next file
+  // that anybody makes: what looks like ours is looked for anew.
+  const std::unique_lock lock(mutex_);
+  scan();
+  return is_known(found);
+}
+
+// Precondition: mutex_ is held.
+bool OwnFiles::is_known(const FileStat& found) const {
   return found.is_directory() ? directories_.contains(key_of(found))
                               : files_.contains(key_of(found));
 }

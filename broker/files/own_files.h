@@ -57,6 +57,7 @@ class OwnFiles {
   void add(const std::string& host_path, bool directory);
   void scan() const;
   bool scan_is_old() const;
+  bool is_known(const FileStat& found) const;
 
   mutable std::shared_mutex mutex_;   // guards everything below
   std::vector<Entry> entries_;

@@ -46,6 +46,18 @@ TEST(FilesOwnAttack, ByTheirOwnNames) {
   EXPECT_GT(s.audit.count_if([](const auto& r) { return r.reason == "own-files"; }), 0u);
 }
 
+// Inode numbers are used again: a file that replaces one of theirs frees the
+// old number, and the next file anybody makes may have it.
+TEST(FilesOwnAttack, WhatWasTheirsAndIsNoMoreIsServed) {
+  FilesSession s;
+  s.tree.write("w/state/grants.json", "{old}");
+  s.own.add_directory(s.tree.path("w/state"));
+  std::filesystem::rename(s.tree.path("w/state/grants.json"), s.tree.path("w/mine"));
+  s.tree.write("w/state/grants.json", "{new}");
+  EXPECT_EQ(s.open_error("/mine", O_RDONLY | O_CREAT), 0);
+  expect_unseen(s, "/state/grants.json");
+}
+
 TEST(FilesOwnAttack, OnesThatDoNotExistYet) {
   FilesSession s;
   s.own.add_directory(s.tree.path("w/later/state"));

@@ -304,10 +304,8 @@ TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
   };
   auto broker = std::make_optional(serve());
   AgentShell agent(home, "lasting");
-  // Reads never fail. A create whose answer died with the broker may; a write
-  // that the shell was told of is there.
-  good(agent, "cat f; mkdir out; (for i in $(seq 400); do echo $i > out/$i && echo $i >> /tmp/written; "
-              "cat f >/dev/null || echo FAILED; done; echo done) > /tmp/load 2>/dev/null &");
+  good(agent, "cat f; mkdir out; (for i in $(seq 400); do echo $i > out/$i || echo FAILED; "
+              "cat f >/dev/null || echo FAILED; done; echo done) > /tmp/load 2>&1 &");
   for (int kill = 0; kill < 2; ++kill) {
     broker->signal(SIGKILL);
     broker->wait();
@@ -316,8 +314,7 @@ TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
     EXPECT_EQ(good(agent, "cat f"), "content\n");
   }
   EXPECT_EQ(good(agent, "wait; cat /tmp/load"), "done\n");
-  EXPECT_EQ(good(agent, "for i in $(cat /tmp/written); do [ \"$(cat out/$i)\" = $i ] || echo lost $i; done"), "");
-  EXPECT_EQ(good(agent, "[ $(wc -l < /tmp/written) -gt 350 ] && echo most"), "most\n");
+  EXPECT_EQ(good(agent, "ls out | wc -l; cat out/* | sort -n | tail -1"), "400\n400\n");
 }
 
 TEST_P(MainJob, TheCommandsExitStatusIsTheLaunchers) {
