@@ -68,9 +68,13 @@ std::string ids(const std::vector<control::Ended>& list) {
 }
 
 // 0 only when it is final and written down.
-int print_revoked(const control::Revoked& revoked) {
-  const json answer = json::parse(revoked.json, nullptr, false);
-  const bool drained = answer.value("drained", true), acknowledged = answer.value("acknowledged", true);
+int verdict_on(const control::Revoked& revoked, const json& answer) {
+  const bool gone = answer.value("acknowledged", false) || revoked.sandbox_killed;
+  return revoked.recorded && answer.value("drained", false) && gone ? kYes : kNo;
+}
+
+int print_revoked(const control::Revoked& revoked, const json& answer) {
+  const bool drained = answer.value("drained", false), acknowledged = answer.value("acknowledged", false);
   if (!revoked.ended.empty()) std::printf("ended: %s\n", ids(revoked.ended).c_str());
   if (!revoked.denied.empty())
     std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), words(revoked.overruled, ", ").c_str());
@@ -86,8 +90,7 @@ int print_revoked(const control::Revoked& revoked) {
   if (!drained) std::fprintf(stderr, "an operation still hangs in the kernel; its client was cut off\n");
   if (!revoked.recorded)
     std::fprintf(stderr, "revoked, not recorded: %s\n", answer.value("not_recorded", "").c_str());
-  const bool gone = acknowledged || revoked.sandbox_killed;
-  return revoked.recorded && drained && gone ? kYes : kNo;
+  return verdict_on(revoked, answer);
 }
 
 int revoke(const RevokeOptions& options) {
@@ -98,9 +101,10 @@ int revoke(const RevokeOptions& options) {
   const auto revoked = client->revoke({options.session, options.target, current_directory(),
                                        broker::home_directory(), options.all});
   if (!revoked) return told(revoked.error(), options.as_json);
-  if (!options.as_json) return print_revoked(*revoked);
+  const json answer = json::parse(revoked->json, nullptr, false);
+  if (!options.as_json) return print_revoked(*revoked, answer);
   std::printf("%s\n", revoked->json.c_str());
-  return revoked->recorded ? kYes : kNo;
+  return verdict_on(*revoked, answer);
 }
 
 std::string text_at(const json& object, const char* name) {

@@ -173,7 +173,8 @@ int serve(const ServeOptions& options) {
   if (auto made = broker::make_runtime_directory(); !made) return failed(made.error().text());
   // First of all: whoever holds the control socket is the broker.
   const std::size_t slash = control.rfind('/');
-  auto listener = broker::bind_unix_socket(control.substr(0, slash), control.substr(slash + 1), 0600);
+  auto listener = broker::bind_unix_socket(control.substr(0, slash), control.substr(slash + 1), 0600,
+                                           broker::lock_path_of(control));
   if (!listener)
     return failed(listener.error().text() + "\n  `fbroker status` shows what is running; give this one another "
                   "--session or --control and --state");

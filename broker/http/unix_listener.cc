@@ -29,13 +29,12 @@ Result<UniqueFd> open_own_directory(const std::string& path) {
   return directory;
 }
 
-Result<UniqueFd> take_lock(int directory, const std::string& name, const std::string& path) {
-  UniqueFd lock(::openat(directory, (name + ".lock").c_str(),
-                         O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
-  if (!lock) return failure(path + ".lock", "cannot open");
+Result<UniqueFd> take_lock(const std::string& lock_path, const std::string& path) {
+  UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
+  if (!lock) return failure(lock_path, "cannot open");
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
   if (errno == EWOULDBLOCK) return Error{path, "another broker is serving here"};
-  return failure(path + ".lock", "cannot lock");
+  return failure(lock_path, "cannot lock");
 }
 
 Result<sockaddr_un> address_of(const std::string& path) {
@@ -59,11 +58,11 @@ bool answers(const sockaddr_un& address) {
 }  // namespace
 
 Result<UnixListener> bind_unix_socket(const std::string& directory, const std::string& name,
-                                      mode_t mode) {
+                                      mode_t mode, const std::string& lock_path) {
   const std::string path = directory + "/" + name;
   const std::string fresh = name + ".new";
   FBROKER_TRY(const UniqueFd own, open_own_directory(directory));
-  FBROKER_TRY(UniqueFd lock, take_lock(own.get(), name, path));
+  FBROKER_TRY(UniqueFd lock, take_lock(lock_path, path));
   FBROKER_TRY(const sockaddr_un address, address_of(path));
   FBROKER_TRY(const sockaddr_un fresh_address, address_of(directory + "/" + fresh));
 

@@ -17,18 +17,20 @@ namespace fbroker::broker {
 // the descriptor: a broker that is killed lets go of it.
 struct UnixListener {
   UniqueFd socket;   // non-blocking, close-on-exec
-  UniqueFd lock;     // NAME.lock beside it, flock'ed
+  UniqueFd lock;     // `lock_path`, flock'ed
   std::string path;
 };
 
 // Listens on `directory`/`name` with `mode`. The directory must exist, belong
 // to the caller and be writable by nobody else.
+// `lock_path` must lie where no sandbox can open it: a sandbox that sees the
+// socket's directory could lock a file in it, and keep a restarted broker out.
 // A socket left by a dead broker is replaced atomically (rename over it), so
 // that a client never finds the name missing.
 // Errors (with the cure): a live broker holds it; something else than a socket
 //   lies there; the directory is not ours; the path is too long (107 bytes).
 Result<UnixListener> bind_unix_socket(const std::string& directory, const std::string& name,
-                                      mode_t mode);
+                                      mode_t mode, const std::string& lock_path);
 
 struct Peer {
   std::uint32_t pid = 0;   // as seen from here; 0 = in a namespace we cannot see

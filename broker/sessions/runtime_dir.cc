@@ -12,6 +12,9 @@ namespace fbroker::broker {
 
 namespace {
 
+// No session has a name that begins with ".".
+constexpr const char* kLocks = "/.locks";
+
 std::string environment(const char* name) {
   const char* value = ::getenv(name);
   return value == nullptr ? "" : value;
@@ -73,6 +76,13 @@ std::string session_directory_path(std::string_view session) {
   return runtime_path() + "/" + std::string(session);
 }
 
+// One file name for the whole path: at most 107 bytes (sun_path).
+std::string lock_path_of(const std::string& socket) {
+  std::string name = socket;
+  std::replace(name.begin(), name.end(), '/', '%');
+  return runtime_path() + kLocks + "/" + name;
+}
+
 bool is_session_name(std::string_view name) noexcept {
   constexpr std::string_view kLetters =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
@@ -96,6 +106,7 @@ Result<UniqueFd> private_directory(const std::string& path, Access access) {
 Result<void> make_runtime_directory() {
   FBROKER_TRY_VOID(private_directory(runtime_path()));
   FBROKER_TRY_VOID(private_directory(runtime_path() + "/control"));
+  FBROKER_TRY_VOID(private_directory(runtime_path() + kLocks));
   return ok;
 }
 

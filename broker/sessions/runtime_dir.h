@@ -3,6 +3,7 @@
 //   $XDG_RUNTIME_DIR/fbroker/            0700   (else /tmp/fbroker-UID/)
 //     SESSION/broker.sock                the data socket, alone in its directory
 //     control/BROKER.sock                0600, never mounted anywhere
+//     .locks/                            which sockets have a live broker; never mounted
 //   ${XDG_STATE_HOME:-~/.local/state}/fbroker/BROKER/   0700
 //     grants.json sessions.json audit/
 #pragma once
@@ -22,6 +23,9 @@ std::string runtime_path();
 std::string state_path(std::string_view broker);
 std::string control_socket_path(std::string_view broker);
 std::string session_directory_path(std::string_view session);
+// The lock of the socket at that absolute path; its directory is made by
+// make_runtime_directory().
+std::string lock_path_of(const std::string& socket);
 // The person's home directory: HOME, else the password database; "" = none.
 std::string home_directory();
 

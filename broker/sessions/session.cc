@@ -133,7 +133,7 @@ Result<void> Session::start() {
   files_ = std::make_unique<LocalFileService>(*context_, std::move(options));
 
   FBROKER_TRY(UnixListener listener,
-              bind_unix_socket(options_.socket_directory, options_.socket_name, 0666));
+              bind_unix_socket(options_.socket_directory, options_.socket_name, 0666, lock_path_of(socket())));
   socket_lock_ = std::move(listener.lock);
   HttpOptions http;
   http.session = name();

@@ -208,34 +208,37 @@ TEST(HttpFrontStop, ARunningReplyIsFinishedWithinItsGrace) {
 TEST(UnixListenerBind, ALiveSocketIsRefusedAndADeadOneTakenOver) {
   TempTree tree;
   tree.mkdir("s");
-  auto first = broker::bind_unix_socket(tree.path("s"), "x.sock", 0600);
+  auto first = broker::bind_unix_socket(tree.path("s"), "x.sock", 0600, tree.path("lock"));
   ASSERT_TRUE(first) << first.error().text();
-  const auto second = broker::bind_unix_socket(tree.path("s"), "x.sock", 0600);
+  const auto second = broker::bind_unix_socket(tree.path("s"), "x.sock", 0600, tree.path("lock"));
   ASSERT_FALSE(second);
   EXPECT_NE(second.error().text().find("another broker"), std::string::npos);
+  // ATTACK: what lies in the mounted directory, a sandbox can lock.
+  const std::filesystem::directory_iterator shown(tree.path("s"));
+  EXPECT_EQ(std::distance(begin(shown), end(shown)), 1);
   { const auto gone = std::move(first).value(); }
   EXPECT_TRUE(tree.exists("s/x.sock"));
-  EXPECT_TRUE(broker::bind_unix_socket(tree.path("s"), "x.sock", 0600));
+  EXPECT_TRUE(broker::bind_unix_socket(tree.path("s"), "x.sock", 0600, tree.path("lock")));
 }
 
 TEST(UnixListenerBind, SomebodyElsesListenerWithoutTheLockIsRefusedToo) {
   TempTree tree;
   tree.mkdir("s");
-  const auto first = broker::bind_unix_socket(tree.path("s"), "x.sock", 0600);
+  const auto first = broker::bind_unix_socket(tree.path("s"), "x.sock", 0600, tree.path("lock"));
   ASSERT_TRUE(first);
-  std::filesystem::remove(tree.path("s/x.sock.lock"));
-  EXPECT_FALSE(broker::bind_unix_socket(tree.path("s"), "x.sock", 0600));
+  std::filesystem::remove(tree.path("lock"));
+  EXPECT_FALSE(broker::bind_unix_socket(tree.path("s"), "x.sock", 0600, tree.path("lock")));
 }
 
 TEST(UnixListenerBind, WhatIsNoSocketAndWhereOthersMayWriteIsLeftAlone) {
   TempTree tree;
   tree.write("s/x.sock", "data");
-  EXPECT_FALSE(broker::bind_unix_socket(tree.path("s"), "x.sock", 0600));
+  EXPECT_FALSE(broker::bind_unix_socket(tree.path("s"), "x.sock", 0600, tree.path("lock")));
   EXPECT_EQ(tree.read("s/x.sock"), "data");
   tree.mkdir("open");
   ::chmod(tree.path("open").c_str(), 0777);
-  EXPECT_FALSE(broker::bind_unix_socket(tree.path("open"), "x.sock", 0600));
-  EXPECT_FALSE(broker::bind_unix_socket(tree.path("s"), std::string(200, 'x'), 0600));
+  EXPECT_FALSE(broker::bind_unix_socket(tree.path("open"), "x.sock", 0600, tree.path("lock")));
+  EXPECT_FALSE(broker::bind_unix_socket(tree.path("s"), std::string(200, 'x'), 0600, tree.path("lock")));
 }
 
 }  // namespace

@@ -121,7 +121,7 @@ class HttpSession {
 
   // As a new broker would: another instance, another file service, the same socket.
   void start() {
-    auto listener = broker::bind_unix_socket(files.tree.path("sockets"), "broker.sock", 0600);
+    auto listener = broker::bind_unix_socket(files.tree.path("sockets"), "broker.sock", 0600, files.tree.path("lock"));
     if (!listener) std::abort();
     lock_ = std::move(listener->lock);
     broker::HttpServices services{
