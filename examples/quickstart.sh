@@ -48,14 +48,17 @@ printf 'API_KEY=correct-horse-battery-staple\n' >.env
 printf 'API_KEY=put-yours-here\n' >.env.example
 
 mkfifo "$demo/in" "$demo/out"
-fbroker run --name "$session" -- bash <"$demo/in" >"$demo/out" 2>"$demo/messages" &
+# Not plain `bash`: one that reads its script from a pipe crashes (bash 5.2) when
+# a descriptor that it duplicates cannot be asked for its status, as after a revoke.
+fbroker run --name "$session" -- bash -c \
+  'exec 2>&1; while IFS= read -r line; do eval "$line"; echo =end=; done' <"$demo/in" >"$demo/out" 2>"$demo/messages" &
 agent_pid=$!
 exec 8>"$demo/in" 9<"$demo/out"
 
 # Types a line into the agent's shell and shows what came back.
 agent() {
   show agent "$1"
-  printf '{ %s\n} 2>&1; echo =end=\n' "$1" >&8
+  printf '%s\n' "$1" >&8
   local line
   while IFS= read -r -t 60 line <&9; do
     [ "$line" != "=end=" ] || return 0
