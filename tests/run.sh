@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test.
 #
-#   tests/run.sh            the release build, all tests (real daemons, mounts, sandboxes)
+#   tests/run.sh            the release build, all tests (real daemons, mounts, sandboxes;
+#                           as root by sudo, acting as root and as user fbroker-test)
 #   tests/run.sh --asan     the same under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tests/run.sh --tsan     the room's own tests under ThreadSanitizer
 #   tests/run.sh --fuzz     each fuzz target for FBROKER_FUZZ_SECONDS (default 10)
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 mode=release
 case "${1-}" in
   --asan | --tsan | --fuzz | --tidy) mode=${1#--}; shift ;;
-  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 
 examples/setup.sh --tests
@@ -32,10 +33,9 @@ prepare_machine() {
     "${as_root[@]}" sh -c 'mkdir /sys/fs/cgroup/hugetlb &&
       mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb' || true
   fi
-  # The ordinary user that the tests act as when they run as root.
-  if [ "$(id -u)" -eq 0 ] && ! getent passwd fbroker-test >/dev/null; then
-    useradd --create-home --shell /bin/bash fbroker-test
-  fi
+  # The ordinary user that the tests act as besides root.
+  getent passwd fbroker-test >/dev/null ||
+    "${as_root[@]}" useradd --create-home --shell /bin/bash fbroker-test
 }
 
 build() {
@@ -44,11 +44,30 @@ build() {
   cmake --build --preset "$1" -j "$jobs"
 }
 
+# The tests act as root and as an ordinary user, each as a person would start
+# fbroker. So they start as root, and what they run lies where anybody may go.
+as_root_with_programs() (
+  stage=$(mktemp -d /var/tmp/fbroker-tests-XXXXXX)
+  trap 'rm -rf "$stage"' EXIT
+  mkdir "$stage/bin"
+  cp build/"$mode"/bin/fbroker build/"$mode"/bin/fbroker-{init,fuse} "$stage/bin/"
+  cp -r examples "$stage/"
+  chmod -R a+rX "$stage"
+  status=0
+  if [ "$(id -u)" -eq 0 ]; then
+    FBROKER_TEST_STAGE=$stage "$@" || status=$?
+  else
+    sudo --preserve-env=ASAN_OPTIONS,UBSAN_OPTIONS,TSAN_OPTIONS env FBROKER_TEST_STAGE="$stage" "$@" || status=$?
+    sudo chown -R "$(id -u):$(id -g)" build
+  fi
+  exit "$status"
+)
+
 # ctest counts a skipped test among the passed ones. FBROKER_NO_SKIP=1 (CI): it
 # is a failure, for what a machine lacks must not look like what works.
 run_ctest() {
   local log=build/$mode.ctest.log status=0
-  ctest --output-on-failure -j "$jobs" "$@" 2>&1 | tee "$log" || status=$?
+  as_root_with_programs ctest --output-on-failure -j "$jobs" "$@" 2>&1 | tee "$log" || status=$?
   local skipped
   skipped=$(sed -n '/^The following tests did not run:/,/^$/s/^\t//p' "$log")
   [ -n "$skipped" ] || return "$status"

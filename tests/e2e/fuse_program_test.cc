@@ -30,7 +30,7 @@ class AloneInItsRoot {
  public:
   AloneInItsRoot(const std::string& socket, std::vector<std::string> options) {
     for (const char* name : {"sock", "dev", "workspace"}) root_.mkdir(name);
-    fs::copy_file(fs::path(FBROKER_BIN_DIR) / "fbroker-fuse", root_.path("fbroker-fuse"));
+    fs::copy_file(fs::path(programs_directory()) / "fbroker-fuse", root_.path("fbroker-fuse"));
     ::mknod(root_.path("dev/fuse").c_str(), S_IFCHR | 0666, makedev(10, 229));
     int ends[2];
     if (::pipe(ends) != 0) std::abort();
@@ -151,7 +151,7 @@ TEST_F(FuseProgram, EndsWhenItIsUnmounted) {
 }
 
 TEST_F(FuseProgram, SaysSoWhenNoBrokerAnswers) {
-  const Output output = run({std::string(FBROKER_BIN_DIR) + "/fbroker-fuse", "--socket", "/nowhere/s",
+  const Output output = run({programs_directory() + "/fbroker-fuse", "--socket", "/nowhere/s",
                              "--mount", "/nowhere/m", "--foreground", "--wait", "0"});
   EXPECT_EQ(output.status, 1);
   EXPECT_NE(output.err.find("/nowhere/s: no broker answered"), std::string::npos) << output.err;

@@ -298,7 +298,7 @@ except OSError as e:
 TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
   home.write("f", "content");
   auto serve = [&] {
-    Process broker = Process::start({std::string(FBROKER_BIN_DIR) + "/fbroker", "serve", "--root", "."}, home.as());
+    Process broker = Process::start({programs_directory() + "/fbroker", "serve", "--root", "."}, home.as());
     EXPECT_TRUE(wait_until([&] { return home.fbroker({"status"}).status == 0; }, 20s)) << broker.errors();
     return broker;
   };

@@ -29,9 +29,9 @@ class RunPodman : public testing::Test {
   Output example(std::vector<std::string> arguments) const {
     As as = home.as();
     as.environment.erase("XDG_STATE_HOME");
-    as.environment["FBROKER_BIN"] = FBROKER_BIN_DIR;
+    as.environment["FBROKER_BIN"] = programs_directory();
     as.environment["TMPDIR"] = (home.path() / "tmp").string();
-    arguments.insert(arguments.begin(), std::string(FBROKER_SOURCE_DIR) + "/examples/podman.sh");
+    arguments.insert(arguments.begin(), examples_directory() + "/podman.sh");
     return run(arguments, as);
   }
 
@@ -62,7 +62,7 @@ TEST_F(RunPodman, TheAgentHasNoCapabilityAndThePersonsFilesChange) {
 
 TEST_F(RunPodman, RootIsToldToBeAnOrdinaryUser) {
   if (::getuid() != 0) GTEST_SKIP() << "needs root";
-  const Output output = run({std::string(FBROKER_SOURCE_DIR) + "/examples/podman.sh"});
+  const Output output = run({examples_directory() + "/podman.sh"});
   EXPECT_EQ(output.status, 2);
   EXPECT_TRUE(has(output.err, "ordinary user"));
 }

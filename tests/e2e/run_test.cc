@@ -138,7 +138,7 @@ std::string one(const Findings& findings, const std::string& key) {
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
-std::string fbroker() { return std::string(FBROKER_BIN_DIR) + "/fbroker"; }
+std::string fbroker() { return programs_directory() + "/fbroker"; }
 
 class Run : public testing::TestWithParam<std::string> {
  protected:

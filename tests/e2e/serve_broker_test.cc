@@ -27,7 +27,7 @@ class ServeBroker : public testing::TestWithParam<std::string> {
   }
   // Started and answering.
   Process serve(std::vector<std::string> options = {}) {
-    std::vector<std::string> argv{std::string(FBROKER_BIN_DIR) + "/fbroker", "serve"};
+    std::vector<std::string> argv{programs_directory() + "/fbroker", "serve"};
     argv.insert(argv.end(), options.begin(), options.end());
     Process broker = Process::start(argv, home->as());
     EXPECT_TRUE(wait_until([&] { return home->fbroker({"status"}).status == 0; }, 20s)) << broker.errors();
@@ -160,7 +160,7 @@ TEST_P(ServeBroker, OnlyItsUserReachesItAndItsFilesAreItsOwn) {
 TEST_P(ServeBroker, AnEmbeddedOneGoesWithItsParent) {
   // The parent is a shell that starts it, waits until it can be called, and ends.
   const Output output = home->shell(
-      "mkfifo ready; (" + std::string(FBROKER_BIN_DIR) + "/fbroker serve --embedded --session e --ready-fd 3 3>ready "
+      "mkfifo ready; (" + programs_directory() + "/fbroker serve --embedded --session e --ready-fd 3 3>ready "
       ">/dev/null 2>&1 & read line <ready; echo \"$line\")");
   ASSERT_TRUE(has(output.out, "control/e.sock")) << output.out << output.err;
   EXPECT_TRUE(wait_until([&] { return home->fbroker({"status"}).status == 3; }, 20s));

@@ -18,7 +18,7 @@ struct Wrong {
 
 std::ostream& operator<<(std::ostream& out, const Wrong& wrong) { return out << wrong.name; }
 
-std::string init() { return std::string(FBROKER_BIN_DIR) + "/fbroker-init"; }
+std::string init() { return programs_directory() + "/fbroker-init"; }
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 

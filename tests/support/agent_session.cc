@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string program() { return std::string(FBROKER_BIN_DIR) + "/fbroker"; }
+std::string program() { return programs_directory() + "/fbroker"; }
 
 }  // namespace
 

@@ -16,6 +16,16 @@
 #include <thread>
 
 namespace fbroker::test {
+
+std::string programs_directory() {
+  const char* stage = ::getenv("FBROKER_TEST_STAGE");
+  return stage == nullptr ? FBROKER_BIN_DIR : std::string(stage) + "/bin";
+}
+
+std::string examples_directory() {
+  const char* stage = ::getenv("FBROKER_TEST_STAGE");
+  return (stage == nullptr ? FBROKER_SOURCE_DIR : std::string(stage)) + "/examples";
+}
 namespace {
 
 [[noreturn]] void child(const std::vector<std::string>& argv, const As& as, int in, int out, int err) {

@@ -21,6 +21,12 @@ inline constexpr auto kPatience = std::chrono::seconds(60);  // for what must ha
 // Waits until `condition` holds; false when that took longer than `bound`.
 bool wait_until(const std::function<bool()>& condition, std::chrono::milliseconds bound = kPatience);
 
+// Where fbroker, fbroker-init and fbroker-fuse are, and the examples, for any
+// user to run: FBROKER_TEST_STAGE (tests/run.sh copies them there, as a tree
+// below /root or a closed home is no other user's), else the build's own.
+std::string programs_directory();
+std::string examples_directory();
+
 struct As {
   std::string user;                           // "" = as we are
   std::map<std::string, std::string> environment;  // on top of a clean one
