@@ -1,5 +1,8 @@
 #include "container/words.h"
 
+#include <vector>
+#include <iterator>
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -103,6 +106,22 @@ std::string banner(const control::Session& session, const std::string& workspace
          " · network none · other terminal: fbroker grant PATH --read\n";
 }
 
+// What the agent made that a program on the host may run or obey. Configuration
+// comes first: git reads it at `git status` already. A hook that git made as a
+// sample is not run.
+std::string may_run(const control::Report& report) {
+  std::vector<std::string> paths;
+  std::copy_if(report.created_guarded.begin(), report.created_guarded.end(), std::back_inserter(paths),
+               [](const std::string& path) { return !path.ends_with(".sample"); });
+  std::stable_partition(paths.begin(), paths.end(), [](const std::string& path) { return path.ends_with("/config"); });
+  std::string text;
+  for (std::size_t at = 0; at < paths.size() && at < kMostCreatedShown; ++at)
+    text += "  created, and may run code on this machine: " + printable(paths[at]) + "\n";
+  if (paths.size() > kMostCreatedShown)
+    text += "  … and " + std::to_string(paths.size() - kMostCreatedShown) + " more of them\n";
+  return text;
+}
+
 std::string end_report(const control::Session& session, const control::Report& report) {
   std::string text = "session " + session.name + " ended · " + counted(report.read, "file", "files") +
                      " read (" + amount(report.bytes_read) + ") · " +
@@ -116,11 +135,7 @@ std::string end_report(const control::Session& session, const control::Report& r
   if (report.refused.size() > kMostRefusedShown)
     text += "  … and " + std::to_string(report.refused.size() - kMostRefusedShown) +
             " more: fbroker audit search -s " + session.name + "\n";
-  shown = 0;
-  for (const std::string& path : report.created_guarded)
-    if (shown++ < kMostCreatedShown)
-      text += "  created, and may run code on this machine: " + printable(path) + "\n";
-  return text;
+  return text + may_run(report);
 }
 
 }  // namespace fbroker::container

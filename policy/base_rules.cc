@@ -87,7 +87,8 @@ std::vector<BaseRule> guards() {
       // Not "info/attributes": a .gitattributes in the tree can do the same,
       // and neither runs anything that the configuration does not name.
       guard("git", "git on the host would run it",
-            {"**/*.git/hooks", "**/*.git/config", "**/*.git/config.worktree", "**/*.git/commondir",
+            {"**/*.git/hooks", "**/*.git/config", "**/*.git/config.lock", "**/*.git/config.worktree",
+             "**/*.git/commondir", "**/*.git/objects/info/alternates",
              "**/*.git/modules/**/hooks", "**/*.git/modules/**/config",
              "**/*.git/modules/**/config.worktree", "**/*.git/modules/**/commondir",
              "**/*.git/worktrees/*/config.worktree", "**/*.git/worktrees/*/commondir"}),

@@ -86,8 +86,11 @@ case $mode in
     ;;
   asan)
     build asan
-    ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1 \
-      run_ctest --test-dir build/asan -LE architecture "$@"
+    # A page of a revoked file raises SIGBUS, as it should. The shims are dynamic
+    # here: the tests of static ones in an empty root are left to the release build, as is
+    # the launcher inside a sandbox, where the leak detector may not look.
+    ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:handle_sigbus=0 UBSAN_OPTIONS=halt_on_error=1 \
+      run_ctest --test-dir build/asan -LE architecture -E 'RunPodman|FuseProgram|ALauncherInsideASandbox' "$@"
     ;;
   tsan)
     build tsan

@@ -222,13 +222,19 @@ Result<protocol::FileSystemStatus, Errno> LocalFileService::statfs(const Caller&
 
 // --- Attributes
 
+// A directory's own link count and size tell how much is in it, hidden names
+// too. One link is what file systems say that do not count (btrfs, FUSE).
+constexpr std::uint32_t kDirectoryLinks = 1;
+constexpr std::uint64_t kDirectoryBytes = 4096, kDirectoryBlocks = 8;
+
 Attributes LocalFileService::attributes(const Decided& decided, const FileStat& stat) const {
+  const bool directory = stat.is_directory();
   return {.identity = stat.identity,
           .type = type_of(stat),
           .permissions = shown_permissions(decided, stat),
-          .links = stat.links,
-          .size = stat.size,
-          .blocks = stat.blocks,
+          .links = directory ? kDirectoryLinks : stat.links,
+          .size = directory ? kDirectoryBytes : stat.size,
+          .blocks = directory ? kDirectoryBlocks : stat.blocks,
           .block_size = stat.block_size,
           .accessed = stat.accessed,
           .modified = stat.modified,
@@ -260,7 +266,9 @@ Attributes LocalFileService::synthetic(const WorkspacePath& path) {
   attributes.identity = {.device = 0, .inode = std::hash<WorkspacePath>()(path) | 1, .birth_ns = 1};
   attributes.type = FileType::directory;
   attributes.permissions = 0555;
-  attributes.links = 2;
+  attributes.links = kDirectoryLinks;
+  attributes.size = kDirectoryBytes;
+  attributes.blocks = kDirectoryBlocks;
   return attributes;
 }
 

@@ -165,6 +165,12 @@ int run(const ProgramOptions& options) {
 }  // namespace
 }  // namespace fbroker::fuse
 
+#ifdef __SANITIZE_ADDRESS__
+// In a sandbox the leak detector may not attach to its own process.
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+#endif
+
 int main(int argc, char** argv) {
   // Nobody may take the device's descriptor out of /proc/PID/fd.
   ::prctl(PR_SET_DUMPABLE, 0);

@@ -133,4 +133,10 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace fbroker::init
 
+#ifdef __SANITIZE_ADDRESS__
+// The leak detector attaches to its own process, which nobody may do here.
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+#endif
+
 int main(int argc, char** argv) { return fbroker::init::run(argc, argv); }

@@ -83,6 +83,20 @@ TEST(FilesPolicy, AHiddenNameAnswersAsOneThatIsNotThere) {
   EXPECT_EQ(s.tree.read("w/.env"), "SECRET");
 }
 
+// ATTACK: a directory's link count tells how many directories are in it, and on
+// some file systems its size how many names.
+TEST(FilesPolicy, ADirectorysAttributesDoNotTellHowMuchIsHiddenInIt) {
+  FilesSession s;
+  s.tree.write("w/bare/f", "");
+  s.tree.write("w/full/f", "");
+  s.tree.write("w/full/.ssh/id_rsa", "SECRET");
+  const auto bare = s.lookup("/bare"), full = s.lookup("/full");
+  ASSERT_TRUE(bare && full);
+  EXPECT_EQ(full->links, bare->links);
+  EXPECT_EQ(full->size, bare->size);
+  EXPECT_EQ(full->blocks, bare->blocks);
+}
+
 TEST(FilesPolicy, AVisibleNameThatIsAbsentMakesNoRecord) {
   FilesSession s;
   EXPECT_FALSE(s.lookup("/none"));

@@ -148,6 +148,7 @@ TEST(PolicyBase, GuardsLetASessionMakeARepositoryAndNotChangeAPersons) {
     return (*snapshot)->decide(*WorkspacePath::parse(path), {created}).allows(op);
   };
   for (const char* path : {"/.git/hooks/pre-commit", "/.git/config", "/s/.git/config.worktree", "/.git/commondir",
+                           "/.git/config.lock", "/.git/objects/info/alternates",
                            "/.git/modules/a/b/hooks/x", "/.git/modules/a/config", "/.git/worktrees/w/commondir",
                            "/.husky/pre-commit", "/.vscode/tasks.json", "/.envrc", "/.bashrc", "/.mcp.json",
                            "/.claude/settings.json", "/bare.git/hooks/update"}) {
