@@ -39,9 +39,11 @@ prepare_machine() {
 }
 
 build() {
+  local target=all
+  [ "$1" != fuzz ] || target=fuzzers
   cmake --preset "$1" -DFBROKER_TESTS=ON "${@:2}" >build/"$1".configure.log ||
     { cat build/"$1".configure.log >&2; exit 1; }
-  cmake --build --preset "$1" -j "$jobs"
+  cmake --build --preset "$1" -j "$jobs" --target "$target"
 }
 
 # The tests act as root and as an ordinary user, each as a person would start
