@@ -86,12 +86,17 @@ std::vector<BaseRule> guards() {
       // a submodule that is called "hooks" or "config" is guarded with them.
       // Not "info/attributes": a .gitattributes in the tree can do the same,
       // and neither runs anything that the configuration does not name.
+      // What a session writes into those that it made itself is looked at:
+      // broker/files/git_files.h, which must know each of these names.
       guard("git", "git on the host would run it",
             {"**/*.git/hooks", "**/*.git/config", "**/*.git/config.lock", "**/*.git/config.worktree",
-             "**/*.git/commondir", "**/*.git/objects/info/alternates",
-             "**/*.git/modules/**/hooks", "**/*.git/modules/**/config",
-             "**/*.git/modules/**/config.worktree", "**/*.git/modules/**/commondir",
-             "**/*.git/worktrees/*/config.worktree", "**/*.git/worktrees/*/commondir"}),
+             "**/*.git/config.worktree.lock", "**/*.git/commondir",
+             "**/*.git/objects/info/alternates", "**/*.git/modules/**/hooks",
+             "**/*.git/modules/**/config", "**/*.git/modules/**/config.lock",
+             "**/*.git/modules/**/config.worktree", "**/*.git/modules/**/config.worktree.lock",
+             "**/*.git/modules/**/commondir", "**/*.git/worktrees/*/config.worktree",
+             "**/*.git/worktrees/*/config.worktree.lock", "**/*.git/worktrees/*/config",
+             "**/*.git/worktrees/*/config.lock", "**/*.git/worktrees/*/commondir"}),
       // A ".git" file says where the repository is. It may be created (git
       // init, clone and worktree do), but one that is there not turned round.
       guard("git", "git on the host would follow it", {"**/.git"}, {write, delete_},

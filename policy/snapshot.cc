@@ -19,6 +19,7 @@ constexpr std::uint32_t kNothing = std::numeric_limits<std::uint32_t>::max();
 // what the session did not create.
 enum class Verdict : std::uint8_t { deny, guard, ask, allow };
 constexpr std::size_t kVerdicts = 4;
+using Verdicts = std::initializer_list<Verdict>;
 
 Verdict verdict_of(const Rule& rule) {
   if (rule.effect == Effect::ask) return Verdict::ask;
@@ -112,7 +113,8 @@ struct NodeFacts {
   std::uint32_t first_except = 0, excepts = 0;
   bool shows_below = false;       // some path below, known by name, may be listed
   bool may_show_below = false;    // an allow with wildcards lies below
-  bool restricts_below = false;   // strictly below: something that takes away …
+  bool guards_below = false;      // strictly below: a guard,
+  bool restricts_below = false;   //   something that takes away …
   bool widens_below = false;      //   … or that gives
 };
 
@@ -173,12 +175,13 @@ struct Snapshot::Impl {
   PathDecision decide(const Place& place, Facts facts) const;
   bool may_widen_below(const WorkspacePath& from, const Place& at_from, const WorkspacePath& to,
                        const Place& at_to) const;
+  bool comes_under_guard(const Place& from, const Place& to) const;
 
  private:
   void reach(NodeId node, Place& place) const;
   void run_match(std::string_view path, Place& place) const;
   Tally settled(const Place& place) const;
-  bool keeps_what_restricts(const Place& from, const Place& to) const;
+  bool keeps(Verdicts verdicts, const Place& from, const Place& to) const;
   bool keeps_what_allows(const Place& from, const Place& to) const;
   bool match_may_widen(std::string_view from, std::string_view to) const;
   PathDecision::Entry entry(std::size_t op, const Tally& rules, const Live& live,
@@ -295,8 +298,6 @@ PathDecision Snapshot::Impl::decide(const Place& place, Facts facts) const {
 
 namespace {
 
-using Verdicts = std::initializer_list<Verdict>;
-
 // What says at least as much as `verdict` does.
 Verdicts as_strict_as(Verdict verdict) {
   static constexpr Verdicts deny{Verdict::deny};
@@ -345,9 +346,9 @@ static bool says_as_long(const Place& place, const std::vector<Tally>& tallies, 
   });
 }
 
-bool Snapshot::Impl::keeps_what_restricts(const Place& from, const Place& to) const {
+bool Snapshot::Impl::keeps(Verdicts verdicts, const Place& from, const Place& to) const {
   return every_tally(from, tallies, [&](GroupId group, const Tally& tally) {
-    for (const Verdict verdict : {Verdict::deny, Verdict::guard, Verdict::ask})
+    for (const Verdict verdict : verdicts)
       for (std::size_t op = 0; op < kOperations; ++op)
         if (tally.says(verdict, op) &&
             !says_as_long(to, tallies, group, as_strict_as(verdict), op))
@@ -390,7 +391,8 @@ bool Snapshot::Impl::match_may_widen(std::string_view from, std::string_view to)
 //   that every path below, known or not, is too. In doubt: true.
 bool Snapshot::Impl::may_widen_below(const WorkspacePath& from, const Place& at_from,
                                      const WorkspacePath& to, const Place& at_to) const {
-  if (!keeps_what_restricts(at_from, at_to) || !keeps_what_allows(at_from, at_to)) return true;
+  if (!keeps({Verdict::deny, Verdict::guard, Verdict::ask}, at_from, at_to)) return true;
+  if (!keeps_what_allows(at_from, at_to)) return true;
   if (!grants_keep(at_from.live, at_to.live)) return true;
   for (GroupId group = 1; group < groups.size(); ++group) {
     const bool before = at_from.is_excepted(group), after = at_to.is_excepted(group);
@@ -403,6 +405,13 @@ bool Snapshot::Impl::may_widen_below(const WorkspacePath& from, const Place& at_
   if (any_missing(at_to.states, at_from.states, [&](NodeId n) { return nodes[n].widens_below; }))
     return true;
   return match_may_widen(from.bytes(), to.bytes());
+}
+
+// Whether a guard holds at or below `to` that holds not at the same place below
+// `from`. In doubt: true.
+bool Snapshot::Impl::comes_under_guard(const Place& from, const Place& to) const {
+  return !keeps({Verdict::guard}, to, from) ||
+         any_missing(to.states, from.states, [&](NodeId n) { return nodes[n].guards_below; });
 }
 
 // ---- compiling -----------------------------------------------------------------
@@ -560,6 +569,11 @@ class Snapshot::Impl::Builder {
            std::ranges::any_of(draft.live.deny, [](const auto& deny) { return deny.order != 0; });
   }
 
+  static bool guards(const Draft& draft) {
+    return std::ranges::any_of(draft.tallies,
+                               [](const auto& entry) { return entry.second.says(Verdict::guard); });
+  }
+
   bool widens(const Draft& draft) const {
     const auto given = [](const auto& entry) { return entry.second.says(Verdict::allow); };
     const auto strict = [&](GroupId group) { return impl_->groups[group].restricts; };
@@ -573,6 +587,7 @@ class Snapshot::Impl::Builder {
     for (auto id = static_cast<NodeId>(facts.size() - 1); id > Trie::kRoot; --id) {
       NodeFacts& parent = facts[impl_->trie.parent(id)];
       parent.may_show_below |= drafts_[id].shows || facts[id].may_show_below;
+      parent.guards_below |= guards(drafts_[id]) || facts[id].guards_below;
       parent.restricts_below |= restricts(drafts_[id]) || facts[id].restricts_below;
       parent.widens_below |= widens(drafts_[id]) || facts[id].widens_below;
     }
@@ -636,7 +651,10 @@ bool Snapshot::would_widen(const WorkspacePath& from, const WorkspacePath& to, b
   // What counts as created loses its guards, wherever below they would hold.
   if (to_facts.created_by_session && !from_facts.created_by_session && impl_->has_guards)
     return true;
-  return impl_->may_widen_below(from, at_from, to, at_to);
+  // ATTACK: a directory filled elsewhere and renamed to ".git" brings what the
+  //   guard would have been asked about, file by file.
+  return impl_->comes_under_guard(at_from, at_to) ||
+         impl_->may_widen_below(from, at_from, to, at_to);
 }
 
 std::span<const Grant> Snapshot::grants() const noexcept { return impl_->input.grants; }

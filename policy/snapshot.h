@@ -78,7 +78,8 @@ class Snapshot {
   // A rename or link must never change what the policy says of a file: true
   // when something at or below `to` would be allowed that is not allowed at the
   // same place below `from`. `directory`: compare the trie states of both, not
-  // only the two paths; `match` rules that could differ count as differing.
+  // only the two paths; `match` rules that could differ count as differing. A
+  // directory may not come under a guard either, although guards only restrict.
   bool would_widen(const WorkspacePath& from, const WorkspacePath& to, bool directory,
                    Facts from_facts, Facts to_facts) const;
 

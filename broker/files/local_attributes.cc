@@ -100,6 +100,11 @@ Result<Attributes, Errno> LocalFileService::truncate(const Caller& caller, const
   if (subject.handle && !subject.handle->opened.write) return Errno{EINVAL};
   if (subject.stat.is_set_id())
     return refuse(gate, subject.decided, Operation::write, Errno{EACCES}, {.detail = "set-id file"});
+  std::unique_lock vetting(vetting_, std::defer_lock);
+  if (subject.decided.vetted && size != 0) {
+    vetting.lock();
+    FBROKER_TRY_VOID(vet_change(gate, subject.decided, subject.fd(), size, 0, {}));
+  }
   const auto outcome = [&] {
     const ActAs as(subject.decided.on->owner());
     const auto length = static_cast<off_t>(size);

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "broker/files/calls.h"
+#include "broker/files/git_files.h"
 #include "broker/files/own_files.h"
 #include "broker/files/symlink_target.h"
 #include "broker/watch/host_watch.h"
@@ -66,7 +67,26 @@ bool links_stay(const Export& on, int directory, const char* name, std::size_t d
   return true;
 }
 
+// Whether git would read at `to` what nobody has looked at for that place: the
+// tool then copies, and what it writes is looked at.
+bool git_would_look_anew(const WorkspacePath& from, const WorkspacePath& to, const FileStat& what) {
+  if (what.is_symlink()) return git::link_misleads(to, {});
+  if (!what.is_directory())
+    return git::role_of(to) != git::Role::none &&
+           (git::role_of(from) != git::role_of(to) || from.parent() != to.parent());
+  // A submodule's configuration counts the folders that it lies deep.
+  const auto depth = [](const WorkspacePath& path) { return std::ranges::count(path.bytes(), '/'); };
+  return git::is_within_repository(to) && depth(from) != depth(to);
+}
+
 }  // namespace
+
+Errno LocalFileService::refuse_for_git(const Gate& gate, Decided decided, Errno error,
+                                       RecordWords words) {
+  decided.overruled = kGitGuard;
+  if (words.detail.empty()) words.detail = "git on the host would follow it";
+  return refuse(gate, decided, Operation::create, error, std::move(words));
+}
 
 // May something new be made at this path? What is hidden there answers as what
 // is forbidden, whether it exists or not.
@@ -127,6 +147,9 @@ Result<Lookup, Errno> LocalFileService::symlink(const Caller& caller, std::strin
   if (!target_stays(target, depth_of(*decided.on, path)))
     return refuse(gate, decided, Operation::create, Errno{EPERM},
                   {.target = words.target, .detail = "link leaves its export"});
+  // ATTACK: ".git", or "modules" in it, as a link to where no guard watches.
+  if (git::link_misleads(path, target) && is_guarded_by_git(gate, path))
+    return refuse_for_git(gate, decided, Errno{EPERM}, words);
   FBROKER_TRY(const Found before, find(gate, decided));
   if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
   const auto outcome = [&] {
@@ -156,6 +179,10 @@ Result<Lookup, Errno> LocalFileService::link(const Caller& caller, const FileRef
                                   {.created_by_session = is_created(gate, existing.path)},
                                   {.created_by_session = is_created(gate, added)}))
     return refuse(gate, source, Operation::create, Errno{EXDEV}, {.target = words.target, .detail = "would widen"});
+  // ATTACK: what is looked at under one name would be written under the other.
+  for (const Decided& name : {source, decided})
+    if (git::role_of(name.path) != git::Role::none && is_guarded_by_git(gate, name.path))
+      return refuse_for_git(gate, decided, Errno{EPERM}, words);
   FBROKER_TRY(const Found before, find(gate, decided));
   if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
   FBROKER_TRY(const UniqueFd fd, pin_down(gate, source, from));
@@ -279,6 +306,9 @@ Result<void, Errno> LocalFileService::check_rename(const Gate& gate, const Decid
                                   {.created_by_session = is_created(gate, source.path)},
                                   {.created_by_session = is_created(gate, target.path)}))
     return refuse(gate, source, Operation::delete_, Errno{EXDEV}, {.target = words.target, .detail = "would widen"});
+  if (git_would_look_anew(source.path, target.path, *moving.stat) &&
+      is_guarded_by_git(gate, target.path))
+    return refuse_for_git(gate, target, Errno{EXDEV}, {.detail = "from " + source.path.bytes()});
   // ATTACK: a relative link made deep in a tree climbs out of the export once
   //   the tree is moved up.
   const std::size_t depth = depth_of(*source.on, target.path);
@@ -328,6 +358,7 @@ void LocalFileService::follow_rename(const WorkspacePath& from, const WorkspaceP
     if (!path) continue;
     if (handle->path == from) handle->in_directory = directory;
     handle->path = std::move(*path);
+    handle->named_for_git = git::role_of(handle->path) != git::Role::none;
     handle->stamp.store(0, std::memory_order_release);
   }
 }

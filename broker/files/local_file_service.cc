@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "broker/files/calls.h"
+#include "broker/files/git_files.h"
 #include "broker/files/own_files.h"
 #include "broker/watch/host_watch.h"
 
@@ -65,6 +66,14 @@ LocalFileService::Decided LocalFileService::decide(const Gate& gate, const Works
       std::any_of(entries.begin(), entries.end(), [](const auto& entry) { return entry.guard; });
   if (!guarded || !is_created(gate, path)) return decided;
   const policy::PathDecision before = decided.decision;
+  const auto by_git = [&](const auto& entry) {
+    return entry.guard && gate.snapshot().reason(entry.reason).id == kGitGuard;
+  };
+  if (const git::Role role = git::role_of(path);
+      role != git::Role::none && std::ranges::any_of(entries, by_git)) {
+    if (role == git::Role::closed) return decided;
+    decided.vetted = true;
+  }
   decided.decision = gate.snapshot().decide(path, {.created_by_session = true});
   for (std::size_t at = 0; at < policy::kOperations; ++at)
     if (before.entries[at].guard && decided.decision.entries[at].effect == Effect::allow)
@@ -145,6 +154,46 @@ bool LocalFileService::is_created(const Gate& gate, const WorkspacePath& path) c
   if (!directory) return false;
   const auto stat = stat_of(directory->get());
   return stat && stat->identity == covering->identity;
+}
+
+// --- What a session's own repositories may hold
+
+Result<void, Errno> LocalFileService::vet(const Gate& gate, const Decided& decided,
+                                          std::string_view content) {
+  auto objection = git::objection(decided.path, content);
+  if (!objection) return ok;
+  Decided refused = decided;
+  refused.overruled = kGitGuard;
+  return refuse(gate, refused, Operation::write, Errno{EACCES}, {.detail = std::move(*objection)});
+}
+
+// Precondition: vetting_ is held, so that nothing else changes the file meanwhile.
+Result<void, Errno> LocalFileService::vet_change(const Gate& gate, const Decided& decided, int fd,
+                                                 std::uint64_t size, std::uint64_t offset,
+                                                 std::span<const std::byte> data) {
+  if (size > git::kMaxBytes) return Errno{EFBIG};
+  const ActAs as(decided.on->owner());
+  const UniqueFd file(::open(proc_name(fd).c_str(), O_RDONLY | O_CLOEXEC));   // fd may not read
+  if (!file) return Errno::last();
+  std::string content(size, '\0');
+  std::size_t read = 0;
+  while (read < content.size()) {
+    const ssize_t count = ::pread(file.get(), content.data() + read, content.size() - read,
+                                  static_cast<off_t>(read));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return Errno::last();
+    if (count == 0) break;   // what is beyond the end becomes zeros
+    read += static_cast<std::size_t>(count);
+  }
+  std::ranges::copy(std::as_bytes(data), reinterpret_cast<std::byte*>(content.data()) + offset);
+  return vet(gate, decided, content);
+}
+
+bool LocalFileService::is_guarded_by_git(const Gate& gate, const WorkspacePath& path) const {
+  auto probe = path.parent().child("x.git");
+  if (probe) probe = probe->child("config");
+  return !probe || gate.snapshot().reason(
+      gate.snapshot().decide(*probe).of(Operation::write).reason).id == kGitGuard;
 }
 
 std::shared_ptr<const std::vector<WorkspacePath>> LocalFileService::own_paths(const Gate& gate) {

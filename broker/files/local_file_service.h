@@ -16,7 +16,7 @@
 // local_directories.cc, local_attributes.cc, local_changes.cc.
 //
 // Threads: all members, any thread. Locks in their order: names_, a node's
-// append, a handle's mutex; created_, claims_ and the tables' own are leaves.
+// append, vetting_, a handle's mutex; created_, claims_ and the tables' own are leaves.
 #pragma once
 
 #include <atomic>
@@ -144,6 +144,7 @@ class LocalFileService final : public protocol::FileService {
     const Export* on = nullptr;      // none: only a synthetic directory can be there
     policy::PathDecision decision;
     policy::OperationSet lifted;     // allowed only since the session made it
+    bool vetted = false;             // what is written there must suit git_files.h
     const char* overruled = nullptr; // why the broker itself denies: "own-files", …
 
     bool allows(policy::Operation operation) const;
@@ -176,6 +177,21 @@ class LocalFileService final : public protocol::FileService {
   Result<void, Errno> finish(const Gate& gate, const Decided& decided, policy::Operation operation,
                              const Result<void, Errno>& outcome, RecordWords words = {});
   bool is_created(const Gate& gate, const WorkspacePath& path) const;
+  // Refuses content that would make the host's git run something.
+  // Precondition: decided.vetted.
+  Result<void, Errno> vet(const Gate& gate, const Decided& decided, std::string_view content);
+  // The same for what `fd`'s file would hold with `data` in it and `size` bytes long.
+  Result<void, Errno> vet_change(const Gate& gate, const Decided& decided, int fd,
+                                 std::uint64_t size, std::uint64_t offset,
+                                 std::span<const std::byte> data);
+  Result<std::unique_lock<std::mutex>, Errno> vet_write(const Gate& gate, Handle& file,
+                                                        std::uint64_t offset,
+                                                        std::span<const std::byte> data);
+  // Whether the guard "git" stands at that place.
+  bool is_guarded_by_git(const Gate& gate, const WorkspacePath& path) const;
+  Errno refuse_for_git(const Gate& gate, Decided decided, Errno error, RecordWords words);
+
+  static constexpr const char* kGitGuard = "base:git";
   bool is_own(const Gate& gate, const WorkspacePath& path);
   // Whether something of the broker's, or an export, lies strictly below.
   bool holds_fixed(const Gate& gate, const WorkspacePath& path);
@@ -260,6 +276,7 @@ class LocalFileService final : public protocol::FileService {
   // rename changes what names mean: a handle never misses a rename.
   std::shared_mutex names_;
 
+  std::mutex vetting_;                    // held from looking at such a file to writing it
   std::mutex claims_mutex_;               // guards claims_
   std::set<std::string> claims_;          // grants for one open that one has used
 

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "broker/files/calls.h"
+#include "broker/files/git_files.h"
 #include "broker/files/own_files.h"
 
 namespace fbroker::broker {
@@ -101,6 +102,9 @@ Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRe
   FBROKER_TRY(used, claim(gate, decided, needed));
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
     if (creates) {
+      if (decided.vetted) {
+        FBROKER_TRY_VOID(vet(gate, decided, {}));
+      }
       auto made = create_file(gate, decided, flags, permissions);
       if (made) return hand_out(gate, decided, std::move(*made), flags, used);
       if (made.error().value != EEXIST || (flags & O_EXCL) != 0) return made.error();
@@ -186,6 +190,7 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
   made->opened = {.read = reads(flags), .write = (flags & O_ACCMODE) != O_RDONLY};
   made->pid = gate.caller.pid;
   made->path = decided.path;
+  made->named_for_git = git::role_of(decided.path) != git::Role::none;
   made->in_directory = opening.directory.identity;
   made->pinned_by = used;
   Opened opened{.attributes = attributes(decided, opening.stat), .lifetime = opening.lifetime};
@@ -277,6 +282,10 @@ Result<std::size_t, Errno> LocalFileService::write(const Caller& caller, HandleI
     at.offset = now.size;
   }
   if (!fits_file_offset(at.offset, data.size())) return Errno{EFBIG};
+  std::unique_lock<std::mutex> vetting;
+  if (file->named_for_git) {
+    FBROKER_TRY(vetting, vet_write(gate, *file, at.offset, data));
+  }
   std::size_t done = 0;
   while (done < data.size()) {
     const ssize_t count = ::pwrite(file->fd.get(), data.data() + done, data.size() - done,
@@ -297,6 +306,23 @@ Result<std::size_t, Errno> LocalFileService::write(const Caller& caller, HandleI
     if (!unlinked) tell_own_change(gate, path, directory, &*now);
   }
   return done;
+}
+
+// The lock is to be held until the data is in the file.
+Result<std::unique_lock<std::mutex>, Errno> LocalFileService::vet_write(
+    const Gate& gate, Handle& file, std::uint64_t offset, std::span<const std::byte> data) {
+  std::unique_lock vetting(vetting_);
+  WorkspacePath path;
+  {
+    const std::lock_guard lock(file.mutex);
+    path = file.path;
+  }
+  const Decided decided = decide(gate, path);
+  if (!decided.vetted) return vetting;
+  FBROKER_TRY(const FileStat now, stat_of(file.fd.get()));
+  const std::uint64_t size = std::max(now.size, offset + data.size());
+  FBROKER_TRY_VOID(vet_change(gate, decided, file.fd.get(), size, offset, data));
+  return vetting;
 }
 
 Result<void, Errno> LocalFileService::fsync(const Caller& caller, HandleId id, bool data_only) {

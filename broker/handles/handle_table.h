@@ -57,6 +57,9 @@ struct Handle {
   std::atomic<std::uint64_t> bytes_read{0};
   std::atomic<std::uint64_t> bytes_written{0};
 
+  // Its name is one whose content may have to be looked at (git_files.h).
+  std::atomic<bool> named_for_git{false};
+
   std::mutex mutex;                     // guards what follows; taken last
   WorkspacePath path;                   // its last name; follows renames
   bool unlinked = false;                // the name is another file's by now

@@ -109,11 +109,41 @@ TEST_P(MainJob, GitWorksAndThePersonsHooksAndConfigStayAsTheyAre) {
   bad(agent, "git config core.fsmonitor ./evil");
   bad(agent, "mv .git .git-old");
   good(agent, "git clone -q . inner && cd inner && git config user.email x@y.z && "
-              "echo '#!/bin/sh' > .git/hooks/pre-commit && git -c user.name=n commit -q --allow-empty -m x; cd ..");
-  agent.finish();
+              "git -c user.name=n commit -q --allow-empty -m x; cd ..");
+  good(agent, "rm -rf inner");
   EXPECT_FALSE(fs::exists(home.project() / ".git/hooks/post-checkout"));
   EXPECT_EQ(home.shell("git log --format=%s | head -1").out, "two\n");
   EXPECT_EQ(home.shell("git fsck --strict && git status --porcelain -uno").status, 0);
+}
+
+// ATTACK: a repository of the agent's own, called a submodule in the person's index,
+// is entered by the person's plain `git status`, which obeys its configuration.
+TEST_P(MainJob, ARepositoryOfTheAgentsRunsNothingWhenThePersonLooks) {
+  ASSERT_EQ(home.shell("git init -q . && git config user.email a@b.c && git config user.name n && "
+                       "echo one > one && git add one && git commit -qm one").status, 0);
+  AgentShell agent(home, "nested");
+  const std::string touch = "touch " + (home.project() / "pwned").string();
+  // Repositories work: cloned, as a submodule, as a second work tree.
+  good(agent, "git clone -q . sub && git -C sub config user.email x@y.z && git -C sub config remote.origin.prune true");
+  good(agent, "git -c protocol.file.allow=always submodule --quiet add ./sub lib && git -C lib status && "
+              "git -C lib -c user.name=n -c user.email=e commit -q --allow-empty -m x");
+  good(agent, "git worktree add -q tree && git -C tree status");
+  good(agent, "git init -q fresh && git -C fresh sparse-checkout init && ! git -C fresh config core.symlinks");
+  // What git would run is refused, by every way there is.
+  bad(agent, "git -C sub config core.fsmonitor '" + touch + "'");
+  bad(agent, "printf '[core]\\n\\tfsmonitor = " + touch + "\\n' >> sub/.git/config");
+  bad(agent, "git -C lib config core.fsmonitor '" + touch + "'");
+  bad(agent, "echo '" + touch + "' > sub/.git/hooks/post-index-change");
+  good(agent, "git init -q --bare evil && printf '[core]\\n\\tbare = false\\n\\tfsmonitor = " + touch +
+                  "\\n' >> evil/config && mkdir one-way another third");
+  bad(agent, "mv evil one-way/.git");
+  bad(agent, "ln -s ../evil another/.git");
+  bad(agent, "echo 'gitdir: ../evil' > third/.git");
+  good(agent, "for dir in sub one-way another third; do "
+              "git update-index --add --cacheinfo 160000,$(git rev-parse HEAD),$dir; done");
+  agent.finish();
+  home.shell("for dir in . sub lib fresh one-way another third; do git -C $dir status || true; done >/dev/null 2>&1");
+  EXPECT_FALSE(fs::exists(home.project() / "pwned"));
 }
 
 TEST_P(MainJob, MakeBuildsACProjectInParallel) {

@@ -428,7 +428,7 @@ INSTANTIATE_TEST_SUITE_P(
                     RenameCase{"DirectoryWithASecretBelow", "/a", "/b", true, true},
                     RenameCase{"OntoADirectoryWithASecretBelow", "/b", "/a", true, false},
                     RenameCase{"GuardedRepository", "/.git", "/git2", true, true},
-                    RenameCase{"RepositoryIntoItsPlace", "/git2", "/.git", true, false},
+                    RenameCase{"UnseenFolderUnderAGuard", "/git2", "/.git", true, true},
                     RenameCase{"DirectoryThatHoldsARepository", "/p", "/q", true, false},
                     RenameCase{"WhatAMatchCouldMeet", "/m", "/n", true, true},
                     RenameCase{"WhatNoMatchCanMeet", "/k", "/n", true, false},
