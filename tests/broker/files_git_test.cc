@@ -314,6 +314,7 @@ TEST(FilesGit, HooksAreSamplesOnly) {
   EXPECT_EQ(s.mkdir("/s"), 0);
   EXPECT_EQ(s.mkdir("/s/.git"), 0);
   EXPECT_EQ(s.put("/s/.git/hooks", "x"), EACCES) << "a file in the folder's place";
+  EXPECT_FALSE(s.tree.exists("w/s/.git/hooks"));
 }
 
 TEST(FilesGit, GitTriesOutLinksAndMayStill) {
