@@ -107,7 +107,8 @@ Result<BrokerSession> BrokerSession::open(const SessionRequest& request) {
                         : open_embedded(request, name);
   if (!opened) return opened;
   auto session = opened->client_.create_session(
-      {.name = name, .root = request.root, .policy = request.policy, .peer_uid = request.peer_uid});
+      {.name = name, .root = request.root, .policy = request.policy, .peer_uid = request.peer_uid,
+       .ends_with_caller = true});
   if (!session) return of(session.error());
   opened->session_ = std::move(*session);
   return opened;

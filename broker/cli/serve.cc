@@ -16,6 +16,7 @@
 #include "broker/cli/verbs.h"
 #include "broker/control/control_front.h"
 #include "broker/control/control_json.h"
+#include "broker/sessions/leftovers.h"
 #include "broker/sessions/registry.h"
 #include "broker/sessions/runtime_dir.h"
 
@@ -178,6 +179,9 @@ int serve(const ServeOptions& options) {
   if (!listener)
     return failed(listener.error().text() + "\n  `fbroker status` shows what is running; give this one another "
                   "--session or --control and --state");
+  if (options.embedded)
+    if (const auto owner = broker::HostProcess::open(parent))
+      if (auto written = broker::write_owner(listener->lock.get(), *owner, control); !written) say(written.error().text());
   auto registry = Registry::open({options.session, state, audit, &say});
   if (!registry) return failed(registry.error().text());
   if (!options.embedded) {
@@ -197,9 +201,10 @@ int serve(const ServeOptions& options) {
 
   wait_for_the_end(**registry, signals.get(), options, parent);
   if (!options.embedded) say("ending: running requests get " + std::to_string(kDrainBound.count()) + " s");
-  (*registry)->drain(kDrainBound);
+  if (options.embedded) (*registry)->end_all();
+  else (*registry)->drain(kDrainBound);
+  broker::remove_socket(control);  // still ours: the front holds the lock
   front->reset();
-  if (options.embedded) ::unlink(control.c_str());
   return kYes;
 }
 

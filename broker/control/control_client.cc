@@ -236,6 +236,7 @@ Answer<Session> ControlClient::create_session(const NewSession& wanted) const {
   body.add("name", wanted.name).add("root", wanted.root);
   if (wanted.policy) body.add("policy", *wanted.policy);
   if (wanted.peer_uid) body.add("peer_uid", std::uint64_t{*wanted.peer_uid});
+  body.add("ends_with_caller", wanted.ends_with_caller);
   FBROKER_TRY(std::string text, call("POST", "/v1/sessions", body.text()));
   return session_from(std::move(text));
 }

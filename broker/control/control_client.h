@@ -54,6 +54,7 @@ struct NewSession {
   std::string root;                   // absolute host path; what `from` is relative to
   std::optional<std::string> policy;  // absolute host path; none = the default policy
   std::optional<uid_t> peer_uid;      // who may connect to the data socket; none = the broker's own uid
+  bool ends_with_caller = false;      // the session ends when the calling process does
 };
 
 struct Session {

@@ -53,6 +53,7 @@ struct Call {
   std::string name;         // the session in the target: /v1/sessions/NAME/…
   std::string query;        // what follows "?"
   json body;
+  int connected;            // the caller's socket
 };
 
 Or<std::shared_ptr<Session>> session_called(Registry& registry, const std::string& name) {
@@ -251,11 +252,18 @@ Response post_sessions(Call& call) {
   wanted.root = reader.bytes("root");
   if (reader.has("policy")) wanted.policy = reader.bytes("policy");
   if (reader.has("peer_uid")) wanted.peer_uid = static_cast<uid_t>(reader.number("peer_uid"));
+  const bool with_caller = flag_field(reader, "ends_with_caller");
   if (wanted.policy && !wanted.policy->starts_with('/')) reader.refuse("policy", "is not an absolute path");
   if (const auto done = reader.finish(); !done) return bad(done.error().text());
   if (!wanted.name.empty() && call.registry.find(wanted.name))
     return problem(409, "Conflict", "session \"" + wanted.name + "\" is live already; choose another --name");
-  const auto session = call.registry.create(wanted, Registry::OldGrants::forget);
+  std::optional<broker::HostProcess> launcher;
+  if (with_caller) {
+    auto caller = broker::HostProcess::at_other_end(call.connected);
+    if (!caller) return problem(422, "Session cannot be made", caller.error().text());
+    launcher = std::move(*caller);
+  }
+  const auto session = call.registry.create(wanted, Registry::OldGrants::forget, std::move(launcher));
   if (!session) return problem(422, "Session cannot be made", session.error().text());
   return good(session_json(**session));
 }
@@ -364,18 +372,19 @@ void ControlFront::serve(UniqueFd connected) {
   if (!peer || (peer->uid != ::geteuid() && peer->uid != 0)) return;
   const auto request = read_request(connected.get(), steady_clock::now() + options_.request_bound);
   if (!request && request.error().status == 0) return;
-  const Response response = request ? handle(*request)
+  const Response response = request ? handle(*request, connected.get())
                                     : problem(static_cast<unsigned>(request.error().status), "Bad request",
                                               request.error().what);
   write_response(connected.get(), response, steady_clock::now() + options_.reply_bound);
 }
 
-Response ControlFront::handle(const Request& request) {
+Response ControlFront::handle(const Request& request, int connected) {
   // ATTACK: a web page that reaches the socket through a proxy of the person's.
   if (!request.origin.empty()) return refused("requests from web pages are not answered");
   try {
     const std::size_t mark = request.target.find('?');
-    Call call{registry_, options_, "", mark == std::string::npos ? "" : request.target.substr(mark + 1), json::object()};
+    Call call{registry_, options_, "", mark == std::string::npos ? "" : request.target.substr(mark + 1), json::object(),
+              connected};
     if (!request.body.empty()) {
       auto body = protocol::parse_strict(request.body);
       if (!body) return bad(body.error().text());

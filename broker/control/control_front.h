@@ -31,8 +31,8 @@ class ControlFront {
   // Lets running requests end.
   ~ControlFront();
 
-  // What the socket would answer; for tests without one.
-  Response handle(const Request& request);
+  // What the socket would answer. `connected`: the caller's; -1 = none (tests).
+  Response handle(const Request& request, int connected = -1);
 
  private:
   ControlFront(broker::UnixListener listener, ControlOptions options, broker::Registry& registry);

@@ -7,11 +7,16 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 namespace fbroker::broker {
 
 namespace {
+
+constexpr int kLockAttempts = 5;
+constexpr std::chrono::milliseconds kLockPause{20};
 
 Error failure(const std::string& where, const std::string& what) {
   return Error{where, what + ": " + std::strerror(errno)};
@@ -29,12 +34,12 @@ Result<UniqueFd> open_own_directory(const std::string& path) {
   return directory;
 }
 
-Result<UniqueFd> take_lock(const std::string& lock_path, const std::string& path) {
-  UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
-  if (!lock) return failure(lock_path, "cannot open");
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
-  if (errno == EWOULDBLOCK) return Error{path, "another broker is serving here"};
-  return failure(lock_path, "cannot lock");
+// The holder removes the file when its socket goes for good: a lock on a file
+// that nobody can find any more would keep nobody out.
+bool is_still_there(int lock, const std::string& lock_path) {
+  struct stat held{}, named{};
+  return ::fstat(lock, &held) == 0 && ::lstat(lock_path.c_str(), &named) == 0 &&
+         held.st_dev == named.st_dev && held.st_ino == named.st_ino;
 }
 
 Result<sockaddr_un> address_of(const std::string& path) {
@@ -56,6 +61,22 @@ bool answers(const sockaddr_un& address) {
 }
 
 }  // namespace
+
+Result<UniqueFd> take_lock(const std::string& lock_path, const std::string& path) {
+  for (int attempt = 1;; ++attempt) {
+    UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
+    if (!lock) return failure(lock_path, "cannot open");
+    const bool held = ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0;
+    if (!held && errno != EWOULDBLOCK) return failure(lock_path, "cannot lock");
+    if (held && is_still_there(lock.get(), lock_path)) {
+      if (::ftruncate(lock.get(), 0) != 0) return failure(lock_path, "cannot write");
+      return lock;
+    }
+    // A broker that starts holds other sockets' locks for a moment, to clear away.
+    if (attempt == kLockAttempts) return Error{path, "another broker is serving here"};
+    if (!held) std::this_thread::sleep_for(kLockPause);
+  }
+}
 
 Result<UnixListener> bind_unix_socket(const std::string& directory, const std::string& name,
                                       mode_t mode, const std::string& lock_path) {

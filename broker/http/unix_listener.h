@@ -32,6 +32,10 @@ struct UnixListener {
 Result<UnixListener> bind_unix_socket(const std::string& directory, const std::string& name,
                                       mode_t mode, const std::string& lock_path);
 
+// The lock of the socket at `path`, empty and held for as long as the
+// descriptor lives. Errors: a live broker has it.
+Result<UniqueFd> take_lock(const std::string& lock_path, const std::string& path);
+
 struct Peer {
   std::uint32_t pid = 0;   // as seen from here; 0 = in a namespace we cannot see
   uid_t uid = 0;

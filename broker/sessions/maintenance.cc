@@ -24,6 +24,13 @@ constexpr int kQuietMs = 100;
 constexpr int kLongestSleepMs = 60'000;   // the clock may be set
 constexpr std::size_t kMaxUsed = 65536;   // no more grants than that can live
 
+std::vector<std::shared_ptr<const HostProcess>> launchers_of(const Registry& registry) {
+  std::vector<std::shared_ptr<const HostProcess>> launchers;
+  for (const auto& session : registry.all())
+    if (auto launcher = session->launcher()) launchers.push_back(std::move(launcher));
+  return launchers;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Maintenance>> Maintenance::start(Registry& registry) {
@@ -123,7 +130,9 @@ void Maintenance::end_what_is_over() {
 void Maintenance::run() {
   bool reload_pending = false;
   for (;;) {
-    std::array<pollfd, 2> waiting{pollfd{wake_.get(), POLLIN, 0}, pollfd{watch_.get(), POLLIN, 0}};
+    std::vector<pollfd> waiting{pollfd{wake_.get(), POLLIN, 0}, pollfd{watch_.get(), POLLIN, 0}};
+    const auto launchers = launchers_of(registry_);
+    for (const auto& launcher : launchers) waiting.push_back({launcher->pidfd(), POLLIN, 0});
     const int wait = milliseconds_to_next();
     const int n = ::poll(waiting.data(), waiting.size(), reload_pending ? std::min(wait, kQuietMs) : wait);
     eventfd_t ignored;
@@ -133,6 +142,7 @@ void Maintenance::run() {
       if (stop_) return;
     }
     end_what_is_over();
+    registry_.end_abandoned();
     const bool changed = policies_changed();
     if (reload_pending && !changed && n == 0) {
       reload_pending = false;

@@ -1,5 +1,5 @@
 // Maintenance: one thread for what happens by itself: grants expire, grants for
-// one open are used up, policy files change.
+// one open are used up, policy files change, launchers die.
 #pragma once
 
 #include <functional>

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/protocol/wire_json.h"
+#include "broker/sessions/leftovers.h"
 #include "broker/sessions/maintenance.h"
 #include "broker/sessions/runtime_dir.h"
 
@@ -20,6 +21,9 @@ namespace {
 constexpr const char* kFile = "sessions.json";
 constexpr std::size_t kMaxFileBytes = 1 << 20;
 constexpr std::uint64_t kVersion = 1;
+constexpr std::chrono::milliseconds kEndGrace{500};    // for running requests
+constexpr std::chrono::milliseconds kKillBound{2000};  // for a killed sandbox to be gone
+constexpr std::chrono::milliseconds kEndBound{5000};   // for a name to be free again
 
 std::string last_component(const std::string& path) {
   const std::size_t end = path.find_last_not_of('/');
@@ -51,10 +55,15 @@ Result<void> check_root(const WantedSession& wanted) {
   return ok;
 }
 
+std::string socket_of(const WantedSession& wanted) {
+  return wanted.socket.empty() ? session_directory_path(wanted.name) + "/" + SessionOptions().socket_name : wanted.socket;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Registry>> Registry::open(RegistryOptions options) {
   FBROKER_TRY_VOID(make_runtime_directory());
+  remove_orphaned_sockets();
   FBROKER_TRY(StateDir state, StateDir::open(options.state_directory));
   std::unique_ptr<Registry> registry(new Registry(std::move(options), std::move(state)));
   FBROKER_TRY_VOID(registry->start());
@@ -85,31 +94,50 @@ Result<void> Registry::start() {
                                maintenance_->used(session, std::move(grant));
                              },
                              options_.say});
+  forget_if([](const std::string&, const Remembered& known) {
+    return known.launcher != 0 && !HostProcess::open(known.launcher, known.launcher_started);
+  }, "launcher");
   return ok;
 }
 
 void Registry::restore(const std::string& but_not) {
   const std::lock_guard lock(mutex_);
-  for (auto at = remembered_.begin(); at != remembered_.end();) {
-    const auto& [name, known] = *at;
-    if (name == but_not) {
-      ++at;
-      continue;
-    }
-    auto sandbox = known.sandbox == 0 ? Result<Sandbox>(Error{})
-                                      : Sandbox::open(known.sandbox, known.sandbox_started);
-    if (known.sandbox != 0 && !sandbox) {
-      options_.say("session " + name + " has ended with its sandbox");
-      grants_->forget_session(name);
-      at = remembered_.erase(at);
-      continue;
-    }
-    auto session = open_session(known.wanted);
-    if (!session) options_.say("session " + name + " cannot be taken up again: " + session.error().text());
-    else if (sandbox) (*session)->set_sandbox(std::move(*sandbox));
-    ++at;
-  }
+  forget_if([&](const std::string& name, const Remembered& known) {
+    return name != but_not && known.sandbox != 0 && !Sandbox::open(known.sandbox, known.sandbox_started);
+  }, "sandbox");
+  for (const auto& [name, known] : remembered_)
+    if (name != but_not) take_up(name, known);
+  maintenance_->wake();  // there are launchers to watch
+}
+
+// For sessions that ended while no broker was there to see it. `whose`: with
+// which process.
+template <class Ended>
+void Registry::forget_if(Ended ended, const std::string& whose) {
+  const auto forgotten = std::erase_if(remembered_, [&](const auto& entry) {
+    const auto& [name, known] = entry;
+    if (!ended(name, known)) return false;
+    if (known.sandbox != 0)
+      if (const auto left = Sandbox::open(known.sandbox, known.sandbox_started)) left->kill(kKillBound);
+    options_.say("session " + name + " has ended with its " + whose);
+    grants_->forget_session(name);
+    remove_dead_socket(socket_of(known.wanted));
+    record(name, "session-end", known.wanted.root, whose + " gone");
+    return true;
+  });
+  if (forgotten == 0) return;
   if (auto stored = remember(); !stored) options_.say(stored.error().text());
+  if (auto stored = grants_->store(); !stored) options_.say(stored.error().text());
+}
+
+void Registry::take_up(const std::string& name, const Remembered& known) {
+  auto session = open_session(known.wanted);
+  if (!session) return options_.say("session " + name + " cannot be taken up again: " + session.error().text());
+  // Whoever died since forget_ended() looked is found by maintenance.
+  if (known.sandbox != 0)
+    if (auto sandbox = Sandbox::open(known.sandbox, known.sandbox_started)) (*session)->set_sandbox(std::move(*sandbox));
+  if (known.launcher != 0)
+    if (auto launcher = HostProcess::open(known.launcher, known.launcher_started)) (*session)->set_launcher(std::move(*launcher));
 }
 
 Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wanted) {
@@ -138,14 +166,18 @@ Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wan
   return session;
 }
 
-Result<std::shared_ptr<Session>> Registry::create(const WantedSession& wanted, OldGrants old) {
+Result<std::shared_ptr<Session>> Registry::create(const WantedSession& wanted, OldGrants old,
+                                                   std::optional<HostProcess> launcher) {
   FBROKER_TRY_VOID(check_root(wanted));
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  if (!ended_.wait_for(lock, kEndBound, [&] { return !ending_.contains(wanted.name); }))
+    return Error{wanted.name, "is the name of a session that is just ending"};
   WantedSession named = wanted;
   if (named.name.empty()) {
     const std::string base = session_name_from(named.root);
     named.name = base;
-    for (int number = 2; sessions_.contains(named.name); ++number) named.name = base + "-" + std::to_string(number);
+    for (int number = 2; sessions_.contains(named.name) || ending_.contains(named.name); ++number)
+      named.name = base + "-" + std::to_string(number);
   }
   if (!is_session_name(named.name))
     return Error{named.name, "is no session's name: letters, digits, \".\", \"_\" and \"-\", at most 64, "
@@ -155,7 +187,12 @@ Result<std::shared_ptr<Session>> Registry::create(const WantedSession& wanted, O
     return Error{named.name, "there are " + std::to_string(kMaxSessions) + " sessions already; end some"};
   if (old == OldGrants::forget) grants_->forget_session(named.name);
   FBROKER_TRY(auto session, open_session(named));
-  remembered_[named.name] = {named, 0, 0};
+  Remembered& known = remembered_[named.name] = {.wanted = named};
+  if (launcher) {
+    known.launcher = launcher->pid();
+    known.launcher_started = launcher->started();
+    session->set_launcher(std::move(*launcher));
+  }
   if (auto stored = remember(); !stored) options_.say(stored.error().text());
   maintenance_->wake();
   return session;
@@ -175,27 +212,52 @@ std::vector<std::shared_ptr<Session>> Registry::all() const {
 }
 
 std::shared_ptr<Session> Registry::end(const std::string& name) {
-  std::shared_ptr<Session> session;
+  auto session = find(name);
+  return session && end(*session, "") ? session : nullptr;
+}
+
+// False: somebody else has ended it.
+bool Registry::end(Session& session, const std::string& why) {
+  const std::string& name = session.name();
   {
     const std::lock_guard lock(mutex_);
     const auto found = sessions_.find(name);
-    if (found == sessions_.end()) return nullptr;
-    session = found->second;
+    if (found == sessions_.end() || found->second.get() != &session) return false;
     sessions_.erase(found);
+    ending_.insert(name);
     remembered_.erase(name);
     grants_->forget_session(name);
     if (auto stored = remember(); !stored) options_.say(stored.error().text());
     if (auto stored = grants_->store(); !stored) options_.say(stored.error().text());
   }
-  session->stop(std::chrono::milliseconds(500));
-  ::unlink(session->socket().c_str());
-  record(name, "session-end", session->options().root);
-  return session;
+  session.stop(kEndGrace);
+  session.remove_socket();
+  record(name, "session-end", session.options().root, why);
+  {
+    const std::lock_guard lock(mutex_);
+    ending_.erase(name);
+  }
+  ended_.notify_all();
+  return true;
+}
+
+// The launcher's death alone ends a session: it asks for its report after the
+// sandbox died.
+void Registry::end_abandoned() {
+  for (const auto& session : all()) {
+    const auto launcher = session->launcher();
+    if (!launcher || launcher->alive()) continue;
+    if (const auto sandbox = session->sandbox()) sandbox->kill(kKillBound);
+    if (end(*session, "launcher gone"))
+      options_.say("session " + session->name() + " has ended with its launcher");
+  }
 }
 
 Result<void> Registry::register_sandbox(Session& session, pid_t pid) {
   FBROKER_TRY(Sandbox sandbox, Sandbox::open(pid));
   const std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(session.name());
+  if (found == sessions_.end() || found->second.get() != &session) return Error{session.name(), "has ended"};
   Remembered& known = remembered_[session.name()];
   known.sandbox = sandbox.pid();
   known.sandbox_started = sandbox.started();
@@ -205,6 +267,13 @@ Result<void> Registry::register_sandbox(Session& session, pid_t pid) {
 }
 
 void Registry::wake() { maintenance_->wake(); }
+
+void Registry::end_all() {
+  for (const auto& session : all()) {
+    if (const auto sandbox = session->sandbox()) sandbox->kill(kKillBound);
+    end(*session, "the broker ends");
+  }
+}
 
 std::vector<Registry::Reloaded> Registry::reload_all() {
   std::vector<Reloaded> results;
@@ -229,11 +298,13 @@ void Registry::drain(std::chrono::milliseconds grace) {
   }
 }
 
-void Registry::record(const std::string& session, const char* operation, const std::string& host_path) {
+void Registry::record(const std::string& session, const char* operation, const std::string& host_path,
+                      const std::string& detail) {
   audit::Record record;
   record.session = session;
   record.operation = operation;
   record.host_path = host_path;
+  record.detail = detail;
   if (!audit_->append(record)) options_.say("the audit log cannot be written: no work is done until it can");
 }
 
@@ -253,6 +324,9 @@ Result<void> Registry::remember() {
     if (known.sandbox != 0)
       out += ",\"sandbox\":" + std::to_string(known.sandbox) +
              ",\"sandbox_started\":" + std::to_string(known.sandbox_started);
+    if (known.launcher != 0)
+      out += ",\"launcher\":" + std::to_string(known.launcher) +
+             ",\"launcher_started\":" + std::to_string(known.launcher_started);
     out += '}';
   }
   out += "}}\n";
@@ -284,6 +358,8 @@ Result<std::map<std::string, Registry::Remembered>> Registry::read_remembered() 
     if (fields.has("socket")) known.wanted.socket = fields.bytes("socket");
     if (fields.has("sandbox")) known.sandbox = static_cast<pid_t>(fields.number("sandbox"));
     if (fields.has("sandbox_started")) known.sandbox_started = fields.number("sandbox_started");
+    if (fields.has("launcher")) known.launcher = static_cast<pid_t>(fields.number("launcher"));
+    if (fields.has("launcher_started")) known.launcher_started = fields.number("launcher_started");
     if (const auto done = fields.finish(); !done) return refused(done.error());
     all[name] = std::move(known);
   }

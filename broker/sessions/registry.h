@@ -8,11 +8,13 @@
 
 #include <sys/types.h>
 
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -54,7 +56,8 @@ class Registry {
 
   // Sessions of a broker that ran on this state before, `but_not` aside. One
   // that cannot be opened (its root is gone) is told and left out, but not
-  // forgotten; one whose sandbox is gone has ended.
+  // forgotten; one whose sandbox is gone has ended. (One whose launcher is gone
+  // has ended, too, when the registry opens.)
   void restore(const std::string& but_not);
 
   // What becomes of grants that are stored under the session's name.
@@ -62,14 +65,18 @@ class Registry {
     keep,    // the same session again: `serve` after a restart
     forget,  // a new one, which happens to be called the same
   };
+  // `launcher`: the session ends when this process does.
   // Errors: the name is taken or no name; root; policy; the socket.
-  Result<std::shared_ptr<Session>> create(const WantedSession& wanted, OldGrants old);
+  Result<std::shared_ptr<Session>> create(const WantedSession& wanted, OldGrants old,
+                                          std::optional<HostProcess> launcher = {});
   std::shared_ptr<Session> find(const std::string& name) const;
   std::vector<std::shared_ptr<Session>> all() const;
-  // Its socket closes and its grants end; it is returned for its report. None:
-  // there is no such session.
+  // Its socket closes, its grants end, and nothing is left of it but its
+  // records; it is returned for its report. None: there is no such session.
   std::shared_ptr<Session> end(const std::string& name);
-  // Errors as Sandbox::open.
+  // Ends the sessions whose launcher is gone, and kills what is left inside.
+  void end_abandoned();
+  // Errors as Sandbox::open; the session has ended.
   Result<void> register_sandbox(Session& session, pid_t pid);
 
   // A grant with a time was made: the clock's thread looks anew.
@@ -83,6 +90,8 @@ class Registry {
   };
   std::vector<Reloaded> reload_all();
 
+  // Ends every session, with what runs inside: no broker will take them up again.
+  void end_all();
   // All sessions stop serving; they stay in sessions.json. Running requests
   // get `grace`.
   void drain(std::chrono::milliseconds grace);
@@ -97,13 +106,20 @@ class Registry {
     WantedSession wanted;
     pid_t sandbox = 0;
     std::uint64_t sandbox_started = 0;
+    pid_t launcher = 0;
+    std::uint64_t launcher_started = 0;
   };
   Registry(RegistryOptions options, StateDir state);
   Result<void> start();
   Result<std::shared_ptr<Session>> open_session(const WantedSession& wanted);  // under mutex_
   Result<void> remember();                      // under mutex_
   Result<std::map<std::string, Remembered>> read_remembered() const;
-  void record(const std::string& session, const char* operation, const std::string& host_path);
+  template <class Ended>
+  void forget_if(Ended ended, const std::string& whose);           // under mutex_
+  void take_up(const std::string& name, const Remembered& known);  // under mutex_
+  bool end(Session& session, const std::string& why);
+  void record(const std::string& session, const char* operation, const std::string& host_path,
+              const std::string& detail = "");
 
   RegistryOptions options_;
   StateDir state_;
@@ -114,6 +130,8 @@ class Registry {
   mutable std::mutex mutex_;                    // guards all below; taken before a session's turn
   std::map<std::string, std::shared_ptr<Session>> sessions_;
   std::map<std::string, Remembered> remembered_;
+  std::set<std::string> ending_;                // their sockets are not free yet
+  std::condition_variable ended_;               // one of ending_ is gone
   std::unique_ptr<Maintenance> maintenance_;    // last: its thread ends first
 };
 

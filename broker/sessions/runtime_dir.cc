@@ -76,11 +76,13 @@ std::string session_directory_path(std::string_view session) {
   return runtime_path() + "/" + std::string(session);
 }
 
+std::string locks_path() { return runtime_path() + kLocks; }
+
 // One file name for the whole path: at most 107 bytes (sun_path).
 std::string lock_path_of(const std::string& socket) {
   std::string name = socket;
   std::replace(name.begin(), name.end(), '/', '%');
-  return runtime_path() + kLocks + "/" + name;
+  return locks_path() + "/" + name;
 }
 
 bool is_session_name(std::string_view name) noexcept {
@@ -106,7 +108,7 @@ Result<UniqueFd> private_directory(const std::string& path, Access access) {
 Result<void> make_runtime_directory() {
   FBROKER_TRY_VOID(private_directory(runtime_path()));
   FBROKER_TRY_VOID(private_directory(runtime_path() + "/control"));
-  FBROKER_TRY_VOID(private_directory(runtime_path() + kLocks));
+  FBROKER_TRY_VOID(private_directory(locks_path()));
   return ok;
 }
 

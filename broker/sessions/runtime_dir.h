@@ -23,6 +23,8 @@ std::string runtime_path();
 std::string state_path(std::string_view broker);
 std::string control_socket_path(std::string_view broker);
 std::string session_directory_path(std::string_view session);
+// Where the locks of all sockets lie.
+std::string locks_path();
 // The lock of the socket at that absolute path; its directory is made by
 // make_runtime_directory().
 std::string lock_path_of(const std::string& socket);

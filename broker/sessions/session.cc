@@ -9,6 +9,7 @@
 #include "broker/control/person_path.h"
 #include "broker/files/own_files.h"
 #include "broker/http/unix_listener.h"
+#include "broker/sessions/leftovers.h"
 #include "broker/sessions/runtime_dir.h"
 
 namespace fbroker::broker {
@@ -172,13 +173,32 @@ std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveG
 Result<policy::Policy> Session::read_policy() const { return policy_from(options_.policy); }
 
 void Session::set_sandbox(Sandbox sandbox) {
-  const std::lock_guard lock(sandbox_mutex_);
+  const std::lock_guard lock(processes_mutex_);
   sandbox_ = std::make_shared<const Sandbox>(std::move(sandbox));
 }
 
 std::shared_ptr<const Sandbox> Session::sandbox() const {
-  const std::lock_guard lock(sandbox_mutex_);
+  const std::lock_guard lock(processes_mutex_);
   return sandbox_;
+}
+
+// The lock's file names it too: so that what we leave when we are killed can
+// be cleared away once the launcher is gone.
+void Session::set_launcher(HostProcess launcher) {
+  if (auto written = write_owner(socket_lock_.get(), launcher, socket()); !written)
+    parts_.say("session " + name() + ": " + written.error().text());
+  const std::lock_guard lock(processes_mutex_);
+  launcher_ = std::make_shared<const HostProcess>(std::move(launcher));
+}
+
+std::shared_ptr<const HostProcess> Session::launcher() const {
+  const std::lock_guard lock(processes_mutex_);
+  return launcher_;
+}
+
+void Session::remove_socket() {
+  broker::remove_socket(socket());
+  socket_lock_ = UniqueFd();
 }
 
 void Session::stop(std::chrono::milliseconds grace) {

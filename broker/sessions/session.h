@@ -96,6 +96,14 @@ class Session {
   void set_sandbox(Sandbox sandbox);
   std::shared_ptr<const Sandbox> sandbox() const;
 
+  // The launcher whose death ends the session; none: it lives until it is ended.
+  void set_launcher(HostProcess launcher);
+  std::shared_ptr<const HostProcess> launcher() const;
+
+  // Removes the socket, its directory and its lock: the session does not come
+  // back. Precondition: stopped.
+  void remove_socket();
+
   // Ends the data socket: running requests get `grace`.
   void stop(std::chrono::milliseconds grace);
 
@@ -123,8 +131,9 @@ class Session {
   std::unique_ptr<LocalFileService> files_;
   UniqueFd socket_lock_;
   std::unique_ptr<HttpFront> front_;
-  mutable std::mutex sandbox_mutex_;    // guards sandbox_
+  mutable std::mutex processes_mutex_;  // guards sandbox_, launcher_
   std::shared_ptr<const Sandbox> sandbox_;
+  std::shared_ptr<const HostProcess> launcher_;
 };
 
 // A whole text file. Errors: it cannot be read, is not a regular file, has more
