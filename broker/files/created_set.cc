@@ -11,6 +11,16 @@ void CreatedSet::add(const WorkspacePath& path, const protocol::FileIdentity& id
   directories_.emplace(path, identity);
 }
 
+void CreatedSet::add_persons(const WorkspacePath& path) {
+  const std::lock_guard lock(mutex_);
+  directories_.insert_or_assign(path, std::nullopt);
+}
+
+bool CreatedSet::has_room() const {
+  const std::lock_guard lock(mutex_);
+  return directories_.size() < kMaxDirectories;
+}
+
 std::optional<CreatedSet::Directory> CreatedSet::covering(const WorkspacePath& path) const {
   const std::lock_guard lock(mutex_);
   return covering_locked(path);
@@ -18,8 +28,10 @@ std::optional<CreatedSet::Directory> CreatedSet::covering(const WorkspacePath& p
 
 std::optional<CreatedSet::Directory> CreatedSet::covering_locked(const WorkspacePath& path) const {
   for (WorkspacePath at = path;; at = at.parent()) {
-    if (const auto found = directories_.find(at); found != directories_.end())
-      return Directory{found->first, found->second};
+    if (const auto found = directories_.find(at); found != directories_.end()) {
+      if (!found->second) return std::nullopt;
+      return Directory{found->first, *found->second};
+    }
     if (at.is_root()) return std::nullopt;
   }
 }
@@ -31,7 +43,7 @@ void CreatedSet::forget(const WorkspacePath& path) {
 
 void CreatedSet::moved(const WorkspacePath& from, const WorkspacePath& to) {
   const std::lock_guard lock(mutex_);
-  std::vector<std::pair<WorkspacePath, protocol::FileIdentity>> moving;
+  std::vector<std::pair<WorkspacePath, std::optional<protocol::FileIdentity>>> moving;
   for (auto at = directories_.begin(); at != directories_.end();) {
     if (!at->first.is_at_or_below(from)) {
       ++at;

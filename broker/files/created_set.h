@@ -3,6 +3,8 @@
 // A guard denies writing to what the session did not create (design section 4).
 // Kept are directories only, the topmost of each tree, with their identity: a
 // directory that somebody else put in the same place later is not the session's.
+// Neither is one of the person's that the session moved below one of its own: it is
+// kept as an exception.
 #pragma once
 
 #include <map>
@@ -26,6 +28,10 @@ class CreatedSet {
   };
 
   void add(const WorkspacePath& path, const protocol::FileIdentity& identity);
+  // The person's directory, and all below it, whatever covers it there.
+  // Precondition: has_room().
+  void add_persons(const WorkspacePath& path);
+  bool has_room() const;
   // The directory at or above `path`; the caller verifies its identity.
   std::optional<Directory> covering(const WorkspacePath& path) const;
   // It and everything below is gone.
@@ -36,7 +42,7 @@ class CreatedSet {
   std::optional<Directory> covering_locked(const WorkspacePath& path) const;
 
   mutable std::mutex mutex_;   // guards directories_
-  std::map<WorkspacePath, protocol::FileIdentity> directories_;
+  std::map<WorkspacePath, std::optional<protocol::FileIdentity>> directories_;   // none: the person's
 };
 
 }  // namespace fbroker::broker

@@ -276,7 +276,10 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
     if (there.stat) mark_unlinked(to, there.stat->identity);
     created_.forget(to);
     created_.moved(from, to);
-    if (was_created && moving.stat->is_directory()) created_.add(to, moving.stat->identity);
+    if (moving.stat->is_directory()) {
+      if (was_created) created_.add(to, moving.stat->identity);
+      else if (is_created(gate, to)) created_.add_persons(to);
+    }
     follow_rename(from, to, there.directory.identity);
     const auto now = stat_at(there.place.directory.get(), there.place.name.c_str());
     tell_own_change(gate, from, moving.directory.identity, nullptr);
@@ -301,10 +304,15 @@ Result<void, Errno> LocalFileService::check_rename(const Gate& gate, const Decid
   if (target.on == nullptr) return Errno{EROFS};
   if (target.path.is_at_or_below(source.path)) return Errno{EINVAL};
   if (source.on != target.on) return Errno{EXDEV};
-  // INVARIANT: a rename never changes what the policy says of a file.
-  if (gate.snapshot().would_widen(source.path, target.path, moving.stat->is_directory(),
-                                  {.created_by_session = is_created(gate, source.path)},
-                                  {.created_by_session = is_created(gate, target.path)}))
+  // INVARIANT: a rename never changes what the policy says of a file. A
+  //   directory remains whose it was, a file becomes part of where it goes.
+  const bool directory = moving.stat->is_directory();
+  const bool created = is_created(gate, source.path);
+  const bool to_created = is_created(gate, target.path);
+  const bool remembered = created == to_created || created_.has_room();
+  if (!remembered || gate.snapshot().would_widen(source.path, target.path, directory,
+                                                 {.created_by_session = created},
+                                                 {.created_by_session = directory ? created : to_created}))
     return refuse(gate, source, Operation::delete_, Errno{EXDEV}, {.target = words.target, .detail = "would widen"});
   if (git_would_look_anew(source.path, target.path, *moving.stat) &&
       is_guarded_by_git(gate, target.path))

@@ -64,6 +64,21 @@ TEST(FilesCreatedSet, ADirectoryMadeAgainIsTheNewOne) {
   EXPECT_EQ(set.covering(at("/a"))->identity, (FileIdentity{1, 5, 6}));
 }
 
+TEST(FilesCreatedSet, ThePersonsDirectoryIsNotCoveredAndWhatIsMadeInItIs) {
+  CreatedSet set;
+  set.add(at("/a"), {1, 2, 3});
+  set.add_persons(at("/a/p"));
+  EXPECT_FALSE(set.covering(at("/a/p/x")));
+  EXPECT_TRUE(set.covering(at("/a/q")));
+  set.add(at("/a/p/mine"), {1, 7, 3});
+  EXPECT_EQ(set.covering(at("/a/p/mine/x"))->path, at("/a/p/mine"));
+  set.moved(at("/a"), at("/b"));
+  EXPECT_FALSE(set.covering(at("/b/p/x")));
+  EXPECT_TRUE(set.covering(at("/b/p/mine/x")));
+  set.forget(at("/b/p"));
+  EXPECT_TRUE(set.covering(at("/b/p")));
+}
+
 TEST(FilesHostLocation, IsComparedByComponentWithinOneDevice) {
   const broker::HostLocation home{"8:1", "/home"};
   EXPECT_EQ((broker::HostLocation{"8:1", "/home/u/f"}.below(home)), "u/f");

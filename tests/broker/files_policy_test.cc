@@ -249,8 +249,23 @@ TEST(FilesPolicy, MovingARepositoryIntoOnesOwnDirectoryLiftsNoGuard) {
   FilesSession s({allow("write", {"/**"}), guard});
   s.tree.mkdir("w/repo/.git/hooks");
   ASSERT_TRUE(s.service->mkdir(s.caller, at("/mine"), 0755));
-  EXPECT_EQ(error_of(s.service->rename(s.caller, at("/repo"), at("/mine/repo"), 0)), EXDEV);
   EXPECT_EQ(error_of(s.service->rename(s.caller, at("/repo/.git"), at("/repo/x"), 0)), EXDEV);
+  // Moved it may be (git mv), but it stays the person's, wherever it goes.
+  const char* hook = "/.git/hooks/pre-commit";
+  const auto rename = [&](const char* from, const char* to) {
+    EXPECT_EQ(error_of(s.service->rename(s.caller, at(from), at(to), 0)), 0);
+    EXPECT_EQ(s.open_error(to + std::string(hook), O_CREAT | O_WRONLY), EACCES) << to;
+  };
+  rename("/repo", "/mine/repo");
+  rename("/mine/repo", "/mine/again");
+  ASSERT_TRUE(s.service->mkdir(s.caller, at("/mine/again/new"), 0755));
+  EXPECT_EQ(error_of(s.service->rename(s.caller, at("/mine"), at("/ours"), 0)), 0);
+  EXPECT_EQ(s.open_error("/ours/again/.git/hooks/pre-commit", O_CREAT | O_WRONLY), EACCES);
+  rename("/ours/again", "/out");
+  // What the session makes is its own, in there too.
+  for (const char* made : {"/out/new/.git", "/out/new/.git/hooks"})
+    ASSERT_TRUE(s.service->mkdir(s.caller, at(made), 0755)) << made;
+  EXPECT_EQ(s.open_error("/out/new/.git/hooks/x", O_CREAT | O_WRONLY), 0);
 }
 
 // ATTACK: keep a claim on a name after somebody else made a new directory there.
