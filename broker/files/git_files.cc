@@ -282,8 +282,8 @@ std::optional<std::string> objection(const WorkspacePath& path, std::string_view
 }
 
 bool is_within_repository(const WorkspacePath& path) {
-  const Names names = names_of(path.parent().bytes());
-  return std::ranges::any_of(names, is_repository);
+  const Names names = names_of(path.bytes());
+  return !names.empty() && std::any_of(names.begin(), names.end() - 1, is_repository);
 }
 
 bool link_misleads(const WorkspacePath& path, std::string_view target) {
