@@ -17,12 +17,15 @@ Admission Admissions::admit() {
     const std::size_t epoch = epoch_.load();
     const std::size_t slot = epoch & 1;
     inside_[slot].fetch_add(1);
-    if (epoch_.load() == epoch) return Admission(this, slot, view_.load());
+    if (epoch_.load() == epoch) return Admission(this, slot, current());
     leave(slot);
   }
 }
 
-std::shared_ptr<const View> Admissions::current() const { return view_.load(); }
+std::shared_ptr<const View> Admissions::current() const {
+  const std::lock_guard lock(view_mutex_);
+  return view_;
+}
 
 void Admissions::leave(std::size_t slot) noexcept {
   if (inside_[slot].fetch_sub(1) != 1) return;
@@ -32,7 +35,8 @@ void Admissions::leave(std::size_t slot) noexcept {
 
 void Admissions::publish(std::shared_ptr<const View> next) {
   const std::lock_guard turn(turn_);
-  view_.store(std::move(next));
+  const std::lock_guard lock(view_mutex_);
+  view_.swap(next);   // the old one goes after the lock does
 }
 
 // Two flips, because an operation may have read the epoch before the first

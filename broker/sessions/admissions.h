@@ -71,7 +71,10 @@ class Admissions {
 
   std::atomic<std::size_t> epoch_{0};
   std::array<std::atomic<std::int64_t>, 2> inside_{};
-  std::atomic<std::shared_ptr<const View>> view_;
+  // Not std::atomic<std::shared_ptr>: GCC 12's load() gives its lock back relaxed, so that a
+  // store may pass it (ThreadSanitizer sees it).
+  mutable std::mutex view_mutex_;   // guards view_; a leaf
+  std::shared_ptr<const View> view_;
   std::mutex turn_;        // one publisher at a time; taken before left_
   std::mutex left_;        // guards nothing but the wait below
   std::condition_variable somebody_left_;
