@@ -96,7 +96,7 @@ case $mode in
     ;;
   tsan)
     build tsan
-    TSAN_OPTIONS=halt_on_error=1 \
+    TSAN_OPTIONS=halt_on_error=1:handle_sigbus=0 \
       run_ctest --test-dir build/tsan -LE 'architecture|e2e|container' "$@"
     ;;
   fuzz)

@@ -345,14 +345,14 @@ TEST_F(FuseCache, AnAnswerFromBeforeAnEventIsNotKept) {
   m.session.tree.mkdir("w/d");
   ASSERT_EQ(stat_error(m.inside("d")), 0);
   std::atomic<bool> once{true};
-  m.counting.after_lookup = [&](const WorkspacePath& path) {
+  m.counting.after_lookup([&](const WorkspacePath& path) {
     if (path.bytes() != "/d/a" || !once.exchange(false)) return;
     m.write_host("d/a", "text");
     protocol::Event event;
     event.kind = EventKind::content;  // takes no directory lock, so it does not wait for us
     event.path = at("/d/a");
     m.front->handle(event);
-  };
+  });
   EXPECT_EQ(stat_error(m.inside("d/a")), ENOENT) << "it was so when asked";
   EXPECT_EQ(stat_error(m.inside("d/a")), 0) << "and was not kept";
 }
@@ -408,9 +408,9 @@ TEST(FuseContentRace, AFirstLookUpUnderWayInstallsNoOldAttributes) {
   ASSERT_EQ(stat_error(m.inside("d")), 0);
   std::atomic<int> round{-1};
   std::atomic<bool> answered{false};
-  m.counting.after_lookup = [&](const WorkspacePath& path) {
+  m.counting.after_lookup([&](const WorkspacePath& path) {
     if (path.parent().bytes() == "/d") answered = true;
-  };
+  });
   std::thread looker([&] {
     for (int i = 0; i < kRounds; ++i) {
       while (round < i) {

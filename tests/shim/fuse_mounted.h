@@ -61,13 +61,21 @@ class CountingService final : public protocol::FileService {
     const std::lock_guard lock(mutex_);
     calls_.clear();
   }
-  // Called, with no lock held, when the service has answered a look-up.
-  std::function<void(const WorkspacePath&)> after_lookup;
+  // Calls `then`, with no lock held, when the service has answered a look-up.
+  void after_lookup(std::function<void(const WorkspacePath&)> then) {
+    const std::lock_guard lock(mutex_);
+    after_lookup_ = std::move(then);
+  }
 
   Result<protocol::Lookup, Errno> lookup(const Caller& c, const WorkspacePath& p) override {
     count("lookup", p);
     auto found = behind_.lookup(c, p);
-    if (after_lookup) after_lookup(p);
+    std::function<void(const WorkspacePath&)> then;
+    {
+      const std::lock_guard lock(mutex_);
+      then = after_lookup_;
+    }
+    if (then) then(p);
     return found;
   }
   Result<protocol::Attributes, Errno> stat(const Caller& c, const FileRef& r) override {
@@ -151,8 +159,9 @@ class CountingService final : public protocol::FileService {
   }
 
   protocol::FileService& behind_;
-  mutable std::mutex mutex_;  // guards calls_
+  mutable std::mutex mutex_;  // guards what follows
   std::map<std::string, int> calls_;
+  std::function<void(const WorkspacePath&)> after_lookup_;
 };
 
 // Takes a session's events to a front, as the shim's event stream does.
