@@ -90,16 +90,16 @@ const json& list_at(const json& object, const char* name) {
   static const json none = json::array();
   return object.is_object() && object.contains(name) && object[name].is_array() ? object[name] : none;
 }
-std::vector<std::string> texts_at(const json& object, const char* name) {
-  std::vector<std::string> texts;
-  for (const json& value : list_at(object, name)) texts.push_back(bytes_of(value));
-  return texts;
+// Each entry of a list, made by `make`.
+template <class Make>
+auto all_at(const json& object, const char* name, Make make) {
+  std::vector<decltype(make(object))> all;
+  for (const json& entry : list_at(object, name)) all.push_back(make(entry));
+  return all;
 }
+std::vector<std::string> texts_at(const json& object, const char* name) { return all_at(object, name, &bytes_of); }
 std::vector<Ended> ended_at(const json& object, const char* name) {
-  std::vector<Ended> list;
-  for (const json& entry : list_at(object, name))
-    list.push_back({bytes_at(entry, "id"), bytes_at(entry, "path")});
-  return list;
+  return all_at(object, name, [](const json& entry) { return Ended{bytes_at(entry, "id"), bytes_at(entry, "path")}; });
 }
 
 Session session_from(std::string text) {
@@ -108,9 +108,9 @@ Session session_from(std::string text) {
   session.name = bytes_at(answer, "name");
   session.socket_directory = bytes_at(answer, "socket_directory");
   session.socket = bytes_at(answer, "socket");
-  for (const json& entry : list_at(answer, "exports"))
-    session.exports.push_back(
-        {bytes_at(entry, "at"), bytes_at(entry, "from"), flag_at(entry, "writable")});
+  session.exports = all_at(answer, "exports", [](const json& entry) {
+    return ExportShown{bytes_at(entry, "at"), bytes_at(entry, "from"), flag_at(entry, "writable")};
+  });
   session.hidden = texts_at(answer, "hidden");
   session.hidden_count = number_at(answer, "hidden_count");
   session.json = std::move(text);
@@ -124,10 +124,10 @@ Report report_from(std::string text) {
   report.changed = number_at(answer, "changed");
   report.bytes_read = number_at(answer, "bytes_read");
   report.bytes_written = number_at(answer, "bytes_written");
-  for (const json& entry : list_at(answer, "refused"))
-    report.refused.push_back({number_at(entry, "count"), bytes_at(entry, "operation"),
-                              bytes_at(entry, "path"), bytes_at(entry, "rule"),
-                              bytes_at(entry, "lift")});
+  report.refused = all_at(answer, "refused", [](const json& entry) {
+    return Refused{number_at(entry, "count"), bytes_at(entry, "operation"), bytes_at(entry, "path"),
+                   bytes_at(entry, "rule"), bytes_at(entry, "lift")};
+  });
   report.created_guarded = texts_at(answer, "created_guarded");
   report.json = std::move(text);
   return report;
@@ -169,10 +169,8 @@ std::optional<LiveBroker> probe(const std::string& socket) {
   auto response = exchange(socket, {"GET", "/v1/status", "", "", "", ""}, kProbeBound);
   if (!response || response->status != 200) return std::nullopt;
   const json status = parsed(response->body);
-  LiveBroker broker{socket, bytes_at(status, "broker"), flag_at(status, "embedded"), {}};
-  for (const json& session : list_at(status, "sessions"))
-    broker.sessions.push_back(bytes_at(session, "name"));
-  return broker;
+  return LiveBroker{socket, bytes_at(status, "broker"), flag_at(status, "embedded"),
+                    all_at(status, "sessions", [](const json& session) { return bytes_at(session, "name"); })};
 }
 
 std::string names_of(const std::vector<LiveBroker>& brokers) {

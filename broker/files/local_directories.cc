@@ -74,6 +74,7 @@ Result<Opened, Errno> LocalFileService::open_directory(const Caller& caller, con
   made->directory = true;
   made->opened.read = true;
   made->pid = caller.pid;
+  made->peer_pid = caller.peer_pid;
   made->path = ref.path;
   Opened opened;
   auto found = find_existing(gate, decided, ref.expect);

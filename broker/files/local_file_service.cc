@@ -119,6 +119,7 @@ Result<void, Errno> LocalFileService::record(const Gate& gate, const Decided& de
                                                : gate.snapshot().reason(entry.reason).id;
   record.error = error;
   record.pid = gate.caller.pid;
+  record.peer_pid = gate.caller.peer_pid;
   record.handle = words.handle;
   record.bytes_read = words.bytes_read;
   record.bytes_written = words.bytes_written;
@@ -336,13 +337,13 @@ void LocalFileService::close(const Caller& caller, protocol::HandleId id) {
 }
 
 void LocalFileService::close_all() {
-  for (const auto& handle : handles_.all()) close({.pid = handle->pid}, handle->id);
+  for (const auto& handle : handles_.all()) close({.pid = handle->pid, .peer_pid = handle->peer_pid}, handle->id);
 }
 
 std::size_t LocalFileService::close_refused_handles(const std::optional<WorkspacePath>& revoked) {
   std::size_t lost = 0;
   for (const auto& handle : handles_.all()) {
-    const Caller caller{.pid = handle->pid};
+    const Caller caller{.pid = handle->pid, .peer_pid = handle->peer_pid};
     const Gate gate = enter(caller, Call::close);
     {
       const std::lock_guard lock(handle->mutex);

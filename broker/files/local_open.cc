@@ -189,6 +189,7 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
   made->node = nodes_.node(opening.stat.identity);
   made->opened = {.read = reads(flags), .write = (flags & O_ACCMODE) != O_RDONLY};
   made->pid = gate.caller.pid;
+  made->peer_pid = gate.caller.peer_pid;
   made->path = decided.path;
   made->named_for_git = git::role_of(decided.path) != git::Role::none;
   made->in_directory = opening.directory.identity;

@@ -49,7 +49,7 @@ struct Handle {
   std::shared_ptr<const Export> on;     // none: a synthetic directory
   std::shared_ptr<Node> node;           // regular files
   Rights opened;
-  std::uint32_t pid = 0;
+  std::uint32_t pid = 0, peer_pid = 0;  // who opened it, as in Caller
 
   // The last decision: generation * 4 + write * 2 + read. A read or write under
   // the same generation costs one compare; 0 = decide anew.

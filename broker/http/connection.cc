@@ -33,8 +33,8 @@ constexpr std::size_t kKeptBytes = 256 << 10;
 
 }  // namespace
 
-Connection::Connection(Socket socket, FrontState& front)
-    : front_(front), socket_(std::move(socket)) {
+Connection::Connection(Socket socket, FrontState& front, std::uint32_t peer_pid)
+    : front_(front), socket_(std::move(socket)), caller_{.peer_pid = peer_pid} {
   // Idle from birth: one that never says anything must be able to give way.
   set_deadline(front_.options.idle_bound);
   idle_since_.store(Clock::now().time_since_epoch().count());
@@ -65,8 +65,7 @@ void Connection::cut() noexcept {
 void Connection::end() {
   leave();
   listener_.reset();
-  if (close_handle_) front_.services.files.close(caller_, handle_);
-  close_handle_ = false;
+  close_own_handle();
   {
     const std::lock_guard lock(closing_);
     if (closed_) return;
@@ -116,7 +115,7 @@ bool Connection::begin_request() {
   parser_.reset();
   head_ = {};
   range_.reset();
-  has_path_ = append_ = chunked_out_ = false;
+  has_path_ = append_ = truncate_ = chunked_out_ = false;
   transferred_ = left_ = 0;
   body_done_ = true;
   piece_size_ = 0;
@@ -382,7 +381,7 @@ bool Connection::enter_file_write() {
     return refuse_and_close(bad_request("permissions: expected octal text up to 0777"));
   path_ = std::move(*path);
   has_path_ = true;
-  const int flags = O_WRONLY | O_CREAT | O_TRUNC | (*exclusive != 0 ? O_EXCL : 0);
+  const int flags = O_WRONLY | O_CREAT | (*exclusive != 0 ? O_EXCL : 0);
   admit();
   auto opened = front_.services.files.open(caller_, {path_, {}, 0}, flags,
                                            static_cast<std::uint32_t>(bits));
@@ -394,13 +393,19 @@ bool Connection::enter_file_write() {
   handle_ = opened->handle;
   close_handle_ = true;
   offset_ = 0;
+  truncate_ = *exclusive == 0;  // what is new is empty
   return want_body(&Connection::write_piece);
 }
 
+// The old content goes only when the first piece is there to follow it: a
+// client that breaks off before has changed nothing.
 // INVARIANT: each piece is decided anew by FileService, so a write that a
 //   revoke overtakes ends with the piece before it.
 bool Connection::write_piece() {
   admit();
+  if (std::exchange(truncate_, false))
+    if (const auto emptied = front_.services.files.truncate(caller_, {{}, {}, handle_}, 0); !emptied)
+      return end_of_write(emptied.error());
   const std::span<const std::byte> piece(piece_.get(), piece_size_);
   for (std::size_t done = 0; done < piece.size();) {
     const auto written = front_.services.files.write(caller_, handle_, {offset_, append_},
@@ -420,8 +425,7 @@ bool Connection::write_piece() {
 
 bool Connection::end_of_write(std::optional<Errno> failed) {
   keep_alive_ = keep_alive_ && body_done_;
-  if (close_handle_) front_.services.files.close(caller_, handle_);
-  close_handle_ = false;
+  close_own_handle();
   if (failed) {
     Problem problem = front_.calls.refusal(*admission_, *failed, has_path_ ? &path_ : nullptr,
                                            {Operation::write});
@@ -507,19 +511,39 @@ bool Connection::enter_file_read() {
   return go(&Connection::first_piece_out);
 }
 
-// The first piece decides the reply's shape: all of it (one write of head and
-// bytes), a range whose length was promised, or chunks until the file ends.
-bool Connection::first_piece_out() {
+// INVARIANT: each piece is read under an Admission of its own.
+// ESTALE: the file shrank below the range that was promised.
+Result<Connection::PieceOut, Errno> Connection::next_piece() {
   admit();
   const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, kMaxPieceBytes));
   std::byte* piece = piece_buffer(want);
-  const auto read = front_.services.files.read(caller_, handle_, offset_, {piece, want});
-  if (!read) return refuse(read.error(), {Operation::read});
-  offset_ += *read;
-  left_ -= *read;
-  const bool all = *read < want || left_ == 0;
-  if (range_ && *read < want) return refuse(Errno{ESTALE}, {});  // it shrank meanwhile
-  chunked_out_ = !range_ && !all;
+  FBROKER_TRY(const std::size_t read, front_.services.files.read(caller_, handle_, offset_, {piece, want}));
+  if (range_ && read < want) return Errno{ESTALE};
+  offset_ += read;
+  left_ -= read;
+  return PieceOut{{piece, read}, read < want || left_ == 0};
+}
+
+// out_head_, bytes and out_body_; then `more`, or the next request.
+bool Connection::send_part(std::span<const std::byte> bytes, bool last, Step more) {
+  queue(std::string_view(out_head_));
+  queue(bytes);
+  queue(std::string_view(out_body_));
+  after_flush_ = last ? &Connection::begin_request : more;
+  if (last) close_own_handle();
+  return go(&Connection::flush);
+}
+
+void Connection::close_own_handle() {
+  if (std::exchange(close_handle_, false)) front_.services.files.close(caller_, handle_);
+}
+
+// The first piece decides the reply's shape: all of it (one write of head and
+// bytes), a range whose length was promised, or chunks until the file ends.
+bool Connection::first_piece_out() {
+  const auto piece = next_piece();
+  if (!piece) return refuse(piece.error(), {Operation::read});
+  chunked_out_ = !range_ && !piece->last;
   start_head(range_ ? 206 : 200);
   field("Content-Type", kBytes);
   if (range_)
@@ -528,52 +552,29 @@ bool Connection::first_piece_out() {
                                std::to_string(file_size_));
   if (chunked_out_) {
     end_head(std::nullopt);
-    chunk_size(*read);
-    out_body_ = "\r\n";
+    chunk_size(piece->bytes.size());
   } else {
-    end_head(range_ ? range_->length : *read);
-    out_body_.clear();
+    end_head(range_ ? range_->length : piece->bytes.size());
   }
-  queue(std::string_view(out_head_));
-  queue(std::span<const std::byte>(piece, *read));
-  queue(std::string_view(out_body_));
-  after_flush_ = all ? &Connection::begin_request : &Connection::piece_out;
-  if (all && close_handle_) {
-    close_handle_ = false;
-    front_.services.files.close(caller_, handle_);
-  }
-  return go(&Connection::flush);
+  out_body_ = chunked_out_ ? "\r\n" : "";
+  return send_part(piece->bytes, piece->last, &Connection::piece_out);
 }
 
-// INVARIANT: a further piece is read under an Admission of its own; when it is
-//   refused meanwhile the reply ends unfinished, which every client notices.
+// INVARIANT: when a further piece is refused the reply ends unfinished, which
+//   every client notices.
 bool Connection::piece_out() {
-  admit();
-  const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, kMaxPieceBytes));
-  std::byte* piece = piece_buffer(want);
-  const auto read = front_.services.files.read(caller_, handle_, offset_, {piece, want});
-  if (!read || (range_ && *read < want)) return end(), false;
-  offset_ += *read;
-  left_ -= *read;
-  const bool all = *read < want || left_ == 0;
+  const auto piece = next_piece();
+  if (!piece) return end(), false;
   out_head_.clear();
   out_body_.clear();
   if (chunked_out_) {
-    if (*read > 0) {
-      chunk_size(*read);
+    if (!piece->bytes.empty()) {
+      chunk_size(piece->bytes.size());
       out_body_ = "\r\n";
     }
-    if (all) out_body_ += "0\r\n\r\n";
+    if (piece->last) out_body_ += "0\r\n\r\n";
   }
-  queue(std::string_view(out_head_));
-  queue(std::span<const std::byte>(piece, *read));
-  queue(std::string_view(out_body_));
-  after_flush_ = all ? &Connection::begin_request : &Connection::piece_out;
-  if (all && close_handle_) {
-    close_handle_ = false;
-    front_.services.files.close(caller_, handle_);
-  }
-  return go(&Connection::flush);
+  return send_part(piece->bytes, piece->last, &Connection::piece_out);
 }
 
 // ---- a whole listing --------------------------------------------------------------------
@@ -620,14 +621,7 @@ bool Connection::list_page() {
   }
   chunk_size(out_body_.size());
   out_body_ += all ? "\r\n0\r\n\r\n" : "\r\n";
-  queue(std::string_view(out_head_));
-  queue(std::string_view(out_body_));
-  after_flush_ = all ? &Connection::begin_request : &Connection::list_page;
-  if (all) {
-    close_handle_ = false;
-    front_.services.files.close(caller_, handle_);
-  }
-  return go(&Connection::flush);
+  return send_part({}, all, &Connection::list_page);
 }
 
 // ---- events ------------------------------------------------------------------------------
@@ -780,8 +774,7 @@ bool Connection::reply(unsigned status, std::string_view content_type, std::stri
 }
 
 bool Connection::refuse(const Problem& problem) {
-  if (close_handle_) front_.services.files.close(caller_, handle_);
-  close_handle_ = false;
+  close_own_handle();
   out_body_.clear();
   append_problem(out_body_, problem);
   return reply(problem.status, kProblemType, out_body_);

@@ -48,7 +48,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Socket = boost::asio::basic_stream_socket<boost::asio::local::stream_protocol, Strand>;
   using Clock = std::chrono::steady_clock;
 
-  Connection(Socket socket, FrontState& front);
+  Connection(Socket socket, FrontState& front, std::uint32_t peer_pid);
 
   void start();
 
@@ -101,8 +101,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool receive_piece(std::size_t want);
   std::size_t piece_missing() const;
   bool end_of_write(std::optional<Errno> failed);
-  bool head_of_file(std::size_t first_bytes);
   bool watch_for_goodbye();
+
+  struct PieceOut {
+    std::span<const std::byte> bytes;
+    bool last = false;
+  };
+  Result<PieceOut, Errno> next_piece();
+  bool send_part(std::span<const std::byte> bytes, bool last, Step more);
+  void close_own_handle();
 
   // Replies. Each queues the reply and goes to flush().
   bool reply(unsigned status, std::string_view content_type, std::string_view body);
@@ -163,6 +170,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool close_handle_ = false;     // we opened it for this request
   std::uint64_t offset_ = 0;
   bool append_ = false;
+  bool truncate_ = false;         // before the first piece
   std::uint64_t transferred_ = 0;
   std::uint64_t left_ = 0;        // still to be sent
   bool chunked_out_ = false;

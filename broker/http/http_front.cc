@@ -92,7 +92,7 @@ void HttpFront::Impl::add(UniqueFd socket) {
   owned.assign(asio::local::stream_protocol(), socket.get(), error);
   if (error) return;
   socket.release();
-  auto connection = std::make_shared<Connection>(std::move(owned), state);
+  auto connection = std::make_shared<Connection>(std::move(owned), state, peer->pid);
   connections.insert(connection);
   connection->start();
 }

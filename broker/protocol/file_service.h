@@ -24,10 +24,11 @@
 
 namespace fbroker::protocol {
 
-// Who asked, as far as the front end knows. From inside a container this is a
-// claim, good for the audit's reader and for nothing else.
+// Who asked, as far as the front end knows: for the audit's reader and for
+// nothing else.
 struct Caller {
-  std::uint32_t pid = 0;
+  std::uint32_t pid = 0;       // a claim from inside the container, in its numbers
+  std::uint32_t peer_pid = 0;  // who connected, in the broker's numbers: the kernel says so; 0 = unknown
   // The path as the client wrote it, where that is not the one it is asked for
   // by (it led through links). Must stay valid during the call.
   std::string_view requested = {};

@@ -34,6 +34,10 @@ Errno error_of(const HttpReply& reply) { return protocol::decode_problem(reply.b
 
 std::string_view instance_of(std::string_view handle) { return handle.substr(0, handle.rfind('-')); }
 
+HttpRequest post(const Caller& caller, std::string_view target, std::string_view body) {
+  return {.method = "POST", .target = target, .pid = caller.pid, .body = std::as_bytes(std::span(body)), .into = {}};
+}
+
 // A reply that we cannot read is the broker's fault, not the caller's.
 template <class T>
 Result<T, Errno> readable(Result<T, protocol::WireError> decoded) {
@@ -96,12 +100,7 @@ Result<HttpReply, Errno> RemoteFileService::ask(const Caller& caller, Call call,
   target += protocol::name_of(call);
   std::string body;
   protocol::encode_request(body, call, request);
-  HttpRequest http;
-  http.method = "POST";
-  http.target = target;
-  http.pid = caller.pid;
-  http.body = std::as_bytes(std::span(body));
-  auto reply = exchange(http, Clock::now() + options_.http.wait_for_broker, look);
+  auto reply = exchange(post(caller, target, body), Clock::now() + options_.http.wait_for_broker, look);
   if (!reply) return reply;
   if (reply->status >= 300 && !(call == Call::lookup && reply->status == 404))
     return error_of(*reply);
@@ -158,12 +157,7 @@ Result<HttpReply, Errno> RemoteFileService::ask_open(const Caller& caller, Call 
     request.handle = handle;
     std::string body;
     protocol::encode_request(body, call, request);
-    HttpRequest http;
-    http.method = "POST";
-    http.target = target;
-    http.pid = caller.pid;
-    http.body = std::as_bytes(std::span(body));
-    return exchange(http, until, {});
+    return exchange(post(caller, target, body), until, {});
   });
   if (!reply) return reply;
   if (reply->status >= 300) return error_of(*reply);
@@ -411,13 +405,16 @@ void RemoteFileService::close(const Caller& caller, HandleId handle) {
   }
   std::string body;
   protocol::encode_request(body, Call::close, request);
-  HttpRequest http;
-  http.method = "POST";
-  http.target = "/v1/close";
-  http.pid = caller.pid;
-  http.body = std::as_bytes(std::span(body));
-  const auto ignored = http_.exchange(http, Clock::now(), false);
+  const auto ignored = http_.exchange(post(caller, "/v1/close", body), Clock::now(), false);
   (void)ignored;
+}
+
+Result<Lookup, Errno> RemoteFileService::ask_to_make(const Caller& caller, Call call, const Request& request,
+                                                     const WorkspacePath& path) {
+  FBROKER_TRY(const auto reply, ask(caller, call, request, [&] { return after_making(caller, path); }));
+  FBROKER_TRY(Lookup made, readable(protocol::decode_lookup(reply.body)));
+  made.lifetime = allowed(made.lifetime);
+  return made;
 }
 
 Result<Lookup, Errno> RemoteFileService::mkdir(const Caller& caller, const WorkspacePath& path,
@@ -425,11 +422,7 @@ Result<Lookup, Errno> RemoteFileService::mkdir(const Caller& caller, const Works
   Request request;
   request.file.path = path;
   request.permissions = permissions;
-  FBROKER_TRY(const auto reply,
-              ask(caller, Call::mkdir, request, [&] { return after_making(caller, path); }));
-  FBROKER_TRY(Lookup made, readable(protocol::decode_lookup(reply.body)));
-  made.lifetime = allowed(made.lifetime);
-  return made;
+  return ask_to_make(caller, Call::mkdir, request, path);
 }
 
 Result<Lookup, Errno> RemoteFileService::symlink(const Caller& caller, std::string_view target,
@@ -437,11 +430,7 @@ Result<Lookup, Errno> RemoteFileService::symlink(const Caller& caller, std::stri
   Request request;
   request.file.path = path;
   request.target = target;
-  FBROKER_TRY(const auto reply,
-              ask(caller, Call::symlink, request, [&] { return after_making(caller, path); }));
-  FBROKER_TRY(Lookup made, readable(protocol::decode_lookup(reply.body)));
-  made.lifetime = allowed(made.lifetime);
-  return made;
+  return ask_to_make(caller, Call::symlink, request, path);
 }
 
 Result<Lookup, Errno> RemoteFileService::link(const Caller& caller, const FileRef& existing,
@@ -449,11 +438,7 @@ Result<Lookup, Errno> RemoteFileService::link(const Caller& caller, const FileRe
   Request request;
   request.file = existing;
   request.to = added;
-  FBROKER_TRY(const auto reply,
-              ask(caller, Call::link, request, [&] { return after_making(caller, added); }));
-  FBROKER_TRY(Lookup made, readable(protocol::decode_lookup(reply.body)));
-  made.lifetime = allowed(made.lifetime);
-  return made;
+  return ask_to_make(caller, Call::link, request, added);
 }
 
 Result<void, Errno> RemoteFileService::unlink(const Caller& caller, const WorkspacePath& path) {

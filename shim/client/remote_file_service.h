@@ -101,6 +101,9 @@ class RemoteFileService final : public protocol::FileService {
   Result<HttpReply, Errno> ask_open(const protocol::Caller&, protocol::Call,
                                     protocol::Request request, OpenFile& file);
   // By handle where `ref` has one, else by path.
+  // A name is made at `path`; what is there then.
+  Result<protocol::Lookup, Errno> ask_to_make(const protocol::Caller&, protocol::Call, const protocol::Request&,
+                                              const WorkspacePath& path);
   Result<HttpReply, Errno> ask_ref(const protocol::Caller&, protocol::Call,
                                    protocol::Request request, const protocol::FileRef& ref);
   Result<HttpReply, Errno> data(const protocol::Caller&, OpenFile& file, const Attempt& attempt);

@@ -35,6 +35,53 @@ TEST(HttpFrontRoutes, AFileIsReadWrittenAndListedByPath) {
   EXPECT_EQ(session.files.service->open_handles(), 0u);
 }
 
+// An upload that breaks off in its first piece has changed nothing.
+TEST(HttpFrontRoutes, AnUploadThatBreaksOffLeavesTheOldContent) {
+  HttpSession session;
+  session.files.tree.write("w/a", "old content");
+  const auto upload = [&](const std::string& sent) {
+    {
+      RawClient client(session.socket());
+      client.send("PUT /v1/files?path=/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n" + sent);
+      if (sent.size() == 10) EXPECT_EQ(status_of(client.reply()), 200u);
+      else EXPECT_TRUE(eventually([&] { return session.files.service->open_handles() == 1; }));
+    }
+    EXPECT_TRUE(eventually([&] { return session.files.service->open_handles() == 0; }));
+    return session.files.tree.read("w/a");
+  };
+  EXPECT_EQ(upload("half "), "old content");
+  EXPECT_EQ(upload(""), "old content");
+  EXPECT_EQ(upload("0123456789"), "0123456789");
+}
+
+// The file stays the file it is: its other names, its mode and who has it open.
+TEST(HttpFrontRoutes, AnUploadKeepsTheFileItReplacesTheContentOf) {
+  HttpSession session;
+  session.files.tree.write("w/a", "old content");
+  std::filesystem::permissions(session.files.tree.path("w/a"), std::filesystem::perms(0751));
+  std::filesystem::create_hard_link(session.files.tree.path("w/a"), session.files.tree.path("w/b"));
+  RawClient client(session.socket());
+  client.send("PUT /v1/files?path=/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnew");
+  EXPECT_EQ(status_of(client.reply()), 200u);
+  EXPECT_EQ(session.files.tree.read("w/b"), "new");
+  EXPECT_EQ(std::filesystem::status(session.files.tree.path("w/a")).permissions(), std::filesystem::perms(0751));
+}
+
+// pid is what the client says, peer_pid what the kernel says of it.
+TEST(HttpFrontRecords, TheProcessThatConnectedIsInEveryRecordOfItsCalls) {
+  HttpSession session;
+  session.files.tree.write("w/a", "content");
+  RawClient client(session.socket());
+  client.get("/v1/files?path=/a", "Fbroker-Pid: 4711\r\n");
+  client.get("/v1/files?path=/absent", "Fbroker-Pid: 4711\r\n");
+  const auto records = session.files.audit.records();
+  ASSERT_GE(records.size(), 2u);
+  for (const auto& record : records) {
+    EXPECT_EQ(record.pid, 4711u) << record.operation;
+    EXPECT_EQ(record.peer_pid, static_cast<std::uint32_t>(::getpid())) << record.operation;
+  }
+}
+
 TEST(HttpFrontRoutes, LinksAreResolvedForPathsAndNotBeyondTheExport) {
   HttpSession session;
   session.files.tree.write("w/a", "hello");
