@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -179,7 +180,17 @@ TEST(HttpSlow, AnIdleClientIsCutAndABusyOneIsNot) {
 
 // ---- numbers ----------------------------------------------------------------------
 
+// Client and server are one process here; an ordinary user's soft limit of descriptors is 1,024.
+void raise_descriptor_limit(rlim_t least) {
+  rlimit files{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  files.rlim_cur = files.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+  ASSERT_GE(files.rlim_cur, least) << "the hard limit of descriptors (ulimit -Hn) is too low for this test";
+}
+
 TEST(HttpFlood, AThousandConnectionsLeaveRoomForOneMore) {
+  ASSERT_NO_FATAL_FAILURE(raise_descriptor_limit(2100));
   HttpSession session;
   session.files.tree.write("w/a", "hello");
   std::vector<std::unique_ptr<RawClient>> crowd;
