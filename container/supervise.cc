@@ -6,9 +6,12 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
@@ -31,6 +34,12 @@ UniqueFd duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
 UniqueFd terminal_of(int fd, int flags) {
   UniqueFd own = own_terminal(fd, flags);
   return own ? std::move(own) : duplicate(fd);
+}
+
+bool same_file(int a, int b) {
+  struct stat one {}, other {};
+  return ::fstat(a, &one) == 0 && ::fstat(b, &other) == 0 && one.st_dev == other.st_dev &&
+         one.st_ino == other.st_ino;
 }
 
 UniqueFd receive_descriptor(int socket) {
@@ -86,7 +95,7 @@ class Attendance {
     drain();
     read_last_words();
     streams_.restore();
-    return init_.exit_status();
+    return status_with(streams_.lost());
   }
 
  private:
@@ -135,23 +144,32 @@ class Attendance {
     sandbox_.first.signal(SIGKILL);
   }
 
+  int status_with(int lost) const {
+    if (lost == 0) return init_.exit_status();
+    std::fprintf(stderr, "fbroker run: the output could not be written: %s\n", std::strerror(lost));
+    return std::max(init_.exit_status(), 1);
+  }
+
   void read_last_words() {
     pollfd more{.fd = sandbox_.status.get(), .events = POLLIN, .revents = 0};
     while (sandbox_.status && ::poll(&more, 1, kDrainMs) > 0 && init_.read_from(sandbox_.status.get())) {}
   }
 
-  // Everybody inside is dead, so the sources end by themselves.
+  // Everybody inside is dead, so the sources end by themselves; who reads slowly
+  // still gets all. But a terminal that was stopped (^S) is not waited for, and
+  // a signal ends it: there is no key in raw mode that could.
   void drain() {
     const auto until = Clock::now() + std::chrono::milliseconds(kDrainMs);
-    for (bool open = true; open && Clock::now() < until;) {
-      open = false;
-      std::vector<pollfd> wait;
+    while (!streams_.terminal().wanted || Clock::now() < until) {
+      std::vector<pollfd> wait{{signals_.fd(), POLLIN, 0}};
       for (const auto& channel : streams_.channels()) {
         channel->pump();
-        if (!channel->ended() || channel->want().fd >= 0) wait.push_back(channel->want());
-        open = open || !channel->ended();
+        if (!channel->ended()) wait.push_back(channel->want());
       }
-      if (open) ::poll(wait.data(), wait.size(), 50);
+      if (wait.size() == 1) return;
+      ::poll(wait.data(), wait.size(), kDrainMs);
+      while (const auto number = signals_.next())
+        if (*number != SIGCHLD && *number != SIGWINCH && *number != SIGCONT && *number != SIGPIPE) return;
     }
   }
 
@@ -168,21 +186,24 @@ class Attendance {
 
 Result<Streams> Streams::plan() {
   Streams streams;
-  const bool in = is_terminal(0), out = is_terminal(1), err = is_terminal(2);
-  if (err) FBROKER_TRY_VOID(streams.carry(2, streams.stdio_.err));
-  if (in && out) {
-    // The terminal is made inside; the first process needs nothing of ours.
-    UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    if (!null) return failed("/dev/null");
-    streams.stdio_.in = streams.stdio_.out = null.get();
-    streams.kept_.push_back(std::move(null));
-    winsize size{};
-    ::ioctl(0, TIOCGWINSZ, &size);
-    streams.terminal_ = {.wanted = true, .keep_stderr = !err, .rows = size.ws_row, .columns = size.ws_col};
+  Stdio& inside = streams.stdio_;
+  if (!is_terminal(0) || !is_terminal(1)) {
+    FBROKER_TRY_VOID(streams.carry(0, inside.in));
+    FBROKER_TRY_VOID(streams.carry(1, inside.out));
+    inside.err = inside.out;
+    if (!same_file(1, 2)) FBROKER_TRY_VOID(streams.carry(2, inside.err));
     return streams;
   }
-  if (in) FBROKER_TRY_VOID(streams.carry(0, streams.stdio_.in));
-  if (out) FBROKER_TRY_VOID(streams.carry(1, streams.stdio_.out));
+  // The terminal is made inside; the first process needs nothing of ours.
+  FBROKER_TRY_VOID(streams.carry(2, inside.err));
+  UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null) return failed("/dev/null");
+  inside.in = inside.out = null.get();
+  streams.kept_.push_back(std::move(null));
+  winsize size{};
+  ::ioctl(0, TIOCGWINSZ, &size);
+  streams.terminal_ = {
+      .wanted = true, .keep_stderr = !is_terminal(2), .rows = size.ws_row, .columns = size.ws_col};
   return streams;
 }
 
@@ -192,9 +213,9 @@ Result<void> Streams::carry(int fd, int& for_sandbox) {
   UniqueFd read_end(ends[0]), write_end(ends[1]);
   const bool input = fd == 0;
   for_sandbox = input ? read_end.get() : write_end.get();
-  UniqueFd terminal = terminal_of(fd, input ? O_RDONLY : O_WRONLY);
-  channels_.push_back(input ? std::make_unique<Channel>(std::move(terminal), std::move(write_end))
-                            : std::make_unique<Channel>(std::move(read_end), std::move(terminal)));
+  UniqueFd own = is_terminal(fd) ? terminal_of(fd, input ? O_RDONLY : O_WRONLY) : duplicate(fd);
+  channels_.push_back(input ? std::make_unique<Channel>(std::move(own), std::move(write_end))
+                            : std::make_unique<Channel>(std::move(read_end), std::move(own)));
   if (input) input_ = channels_.back().get();
   kept_.push_back(input ? std::move(read_end) : std::move(write_end));
   return ok;
@@ -204,10 +225,17 @@ void Streams::connect(UniqueFd master) {
   ::fcntl(master.get(), F_SETFL, ::fcntl(master.get(), F_GETFL) | O_NONBLOCK);
   channels_.push_back(std::make_unique<Channel>(terminal_of(0, O_RDONLY), duplicate(master.get())));
   input_ = channels_.back().get();
-  channels_.push_back(std::make_unique<Channel>(duplicate(master.get()), terminal_of(1, O_WRONLY)));
+  channels_.push_back(std::make_unique<Channel>(duplicate(master.get()), terminal_of(1, O_WRONLY),
+                                                Channel::TargetGone::go_on));
   master_ = std::move(master);
   resize();
   raw_.enter(0);
+}
+
+int Streams::lost() const noexcept {
+  for (const auto& channel : channels_)
+    if (channel.get() != input_ && channel->error() != 0) return channel->error();
+  return 0;
 }
 
 void Streams::stop_input() noexcept {

@@ -16,9 +16,11 @@ namespace fbroker::container {
 // How our own stdin, stdout and stderr reach the sandbox.
 //
 // Both stdin and stdout are terminals: the agent gets a terminal of its own,
-// made inside. Otherwise each one that is a terminal is carried through a pipe,
-// and each one that is not is handed over as it is.
-// INVARIANT: the person's terminal itself is never handed over.
+// made inside. Each of the others is carried through a pipe of ours; stdout and
+// stderr that are one file, through one.
+// INVARIANT: nothing of the person's is handed over. Through /proc/self/fd a
+//   process opens a descriptor's file anew, for writing what was opened to be
+//   read and the other way round, and from a directory it climbs anywhere.
 class Streams {
  public:
   static Result<Streams> plan();
@@ -31,6 +33,8 @@ class Streams {
   void connect(UniqueFd master);
 
   std::vector<std::unique_ptr<Channel>>& channels() noexcept { return channels_; }
+  // What could not be written, as errno; 0: nothing was lost.
+  int lost() const noexcept;
   void stop_input() noexcept;
   void resize() noexcept;      // the person's window has another size
   void continued() noexcept;   // we were stopped and run again

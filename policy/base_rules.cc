@@ -94,9 +94,10 @@ std::vector<BaseRule> guards() {
              "**/*.git/objects/info/alternates", "**/*.git/modules/**/hooks",
              "**/*.git/modules/**/config", "**/*.git/modules/**/config.lock",
              "**/*.git/modules/**/config.worktree", "**/*.git/modules/**/config.worktree.lock",
-             "**/*.git/modules/**/commondir", "**/*.git/worktrees/*/config.worktree",
-             "**/*.git/worktrees/*/config.worktree.lock", "**/*.git/worktrees/*/config",
-             "**/*.git/worktrees/*/config.lock", "**/*.git/worktrees/*/commondir"}),
+             "**/*.git/modules/**/commondir", "**/*.git/worktrees/**/hooks",
+             "**/*.git/worktrees/**/config", "**/*.git/worktrees/**/config.lock",
+             "**/*.git/worktrees/**/config.worktree", "**/*.git/worktrees/**/config.worktree.lock",
+             "**/*.git/worktrees/**/commondir"}),
       // A ".git" file says where the repository is. It may be created (git
       // init, clone and worktree do), but one that is there not turned round.
       guard("git", "git on the host would follow it", {"**/.git"}, {write, delete_},

@@ -1,12 +1,27 @@
 // fbroker: the host's one program. Wiring only: each verb lies in a file of its own.
+#include <fcntl.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "broker/cli/verbs.h"
 
+namespace {
+
+// One that is closed would be the number of the next file that is opened, and
+// what is said to stderr would be written into it.
+void open_standard_descriptors() {
+  for (int fd = 0; fd <= 2; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) std::abort();
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace fbroker::cli;
+  open_standard_descriptors();
   int status = kYes;
   CLI::App app("fbroker: shows an agent in a sandbox exactly the files that you approve, and writes down "
                "every access");

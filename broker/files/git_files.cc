@@ -59,9 +59,11 @@ Role role_within(std::span<const std::string_view> rest) {
   if (rest.front() == "modules") return role_in_modules(rest.subspan(1));
   if (rest.size() == 1 && is_config(rest[0])) return Role::config;
   if (rest.size() == 1 && rest[0] == "commondir") return Role::closed;
-  if (rest.size() != 3 || rest[0] != "worktrees") return Role::none;
-  if (is_config(rest[2])) return Role::config;
-  return rest[2] == "commondir" ? Role::commondir : Role::none;
+  if (rest.size() < 3 || rest[0] != "worktrees") return Role::none;
+  if (rest.size() == 3 && rest[2] == "commondir") return Role::commondir;
+  // ATTACK: without a commondir it is a repository itself, with hooks; so is
+  //   what lies in its "modules". Its own name may be any, "refs" as well.
+  return role_in_modules(rest.subspan(2));
 }
 
 // ---- configuration ----------------------------------------------------------------
@@ -241,9 +243,11 @@ std::optional<std::string> objection_to_gitfile(std::string_view content) {
   if (last == names.rend()) return wrong;
   const std::span rest(last.base(), names.end());
   if (rest.empty()) return {};
-  if (rest.size() == 2 && rest[0] == "worktrees") return {};
-  if (rest.size() >= 2 && rest[0] == "modules" && std::ranges::none_of(rest, holds_data) &&
-      std::ranges::find(rest, "hooks") == rest.end())
+  const bool in_worktree = rest.size() >= 2 && rest[0] == "worktrees";
+  if (in_worktree && rest.size() == 2) return {};
+  const auto modules = rest.subspan(in_worktree ? 2 : 0);
+  if (modules.size() >= 2 && modules[0] == "modules" && std::ranges::none_of(modules, holds_data) &&
+      std::ranges::find(modules, "hooks") == modules.end())
     return {};
   return wrong;
 }
@@ -287,6 +291,9 @@ bool is_within_repository(const WorkspacePath& path) {
 }
 
 bool link_misleads(const WorkspacePath& path, std::string_view target) {
+  // ATTACK: core.worktree may name a folder of links, and git then checks out
+  //   into the hooks of a repository that is not its own.
+  if (std::ranges::any_of(names_of(target), is_repository)) return true;
   const Names names = names_of(path.bytes());
   const auto at = std::ranges::find_if(names, is_repository);
   if (at == names.end()) return false;

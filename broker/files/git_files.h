@@ -44,8 +44,9 @@ inline constexpr std::size_t kMaxBytes = 256 * 1024;
 bool is_within_repository(const WorkspacePath& path);
 
 // Whether a symlink there could lead git to a repository that no guard
-// watches: one that is called as a repository is, or lies within one. (But
-// `git init` tries out whether links can be made.)
+// watches, or its writing into one: a link that is called as a repository is,
+// lies within one or names one. (But `git init` tries out whether links can be
+// made.)
 bool link_misleads(const WorkspacePath& path, std::string_view target);
 
 }  // namespace fbroker::broker::git

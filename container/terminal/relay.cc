@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace fbroker::container {
@@ -42,10 +43,12 @@ void Channel::fill() noexcept {
 
 void Channel::empty() noexcept {
   while (begin_ < end_ && to_ && ready(to_.get(), POLLOUT)) {
-    const ssize_t put = ::write(to_.get(), buffer_.data() + begin_, end_ - begin_);
+    const ssize_t put = ::write(to_.get(), buffer_.data() + begin_, std::min(end_ - begin_, kMostAtOnce));
     if (put < 0 && again()) return;
-    if (put < 0) {  // nobody reads any more: go on reading, so that the writer is not held up
+    if (put < 0) {
+      if (errno != EPIPE) error_ = errno;
       to_ = UniqueFd();
+      if (then_ == TargetGone::end) from_ = UniqueFd();
       break;
     }
     begin_ += static_cast<std::size_t>(put);

@@ -39,6 +39,10 @@ constexpr Named kNames[] = {
     {"/.git/modules/refs/x.git/config", Role::config},
     {"/.git/refs/x.git/hooks/update", Role::closed},
     {"/.git/worktrees/w/commondir", Role::commondir},
+    {"/.git/worktrees/w/hooks", Role::hooks},
+    {"/.git/worktrees/refs/hooks/post-index-change", Role::closed},
+    {"/.git/worktrees/w/modules/m/hooks/update", Role::closed},
+    {"/.git/worktrees/w/modules/m/config", Role::config},
     {"/.git/commondir", Role::closed},
     {"/.git/modules/m/commondir", Role::closed},
     {"/.git/hooks", Role::hooks},
@@ -142,11 +146,13 @@ TEST(FilesGit, AGitFileLeadsToARepositoryThatIsGuarded) {
     return !git::objection(at("/sub/.git"), content);
   };
   for (const char* good : {"gitdir: ../.git/modules/sub\n", "gitdir: ../.git/modules/a/b", "gitdir: ../other/.git\n",
-                           "gitdir: /workspace/.git/worktrees/w\n", "gitdir: ../bare.git\n", ""})
+                           "gitdir: /workspace/.git/worktrees/w\n", "gitdir: ../bare.git\n", "",
+                           "gitdir: ../.git/worktrees/w/modules/sub\n"})
     EXPECT_TRUE(allowed(good)) << good;
   for (const char* bad : {"gitdir: ../evil\n", "gitdir: ../.git/evil\n", "gitdir: ../.git/../evil\n",
                           "gitdir: ../.git/modules/../../evil\n", "gitdir: ../.git/worktrees/a/b\n",
-                          "gitdir: ../.git/modules/refs/m\n", "gitdir: ../.git/modules/m/hooks\n",
+                          "gitdir: ../.git/modules/refs/m\n", "gitdir: ../.git/worktrees/w/modules/objects\n",
+                          "gitdir: ../.git/worktrees/w/modules\n", "gitdir: ../.git/modules/m/hooks\n",
                           "gitdir: ../.git/modules\n", "gitdir:../.git\n", "gitdir: ../.git\nx\n",
                           "gitdir: ../x.git/../../e\n", "words\n", "\n"})
     EXPECT_FALSE(allowed(bad)) << bad;
@@ -303,6 +309,27 @@ TEST(FilesGit, AFolderThatWasFilledElsewhereIsNoRepository) {
   ASSERT_EQ(s.mkdir("/r/.git/worktrees/w"), 0);
   EXPECT_EQ(s.put("/r/.git/worktrees/w/commondir", "../../../../evil\n"), EACCES);
   EXPECT_EQ(s.put("/r/.git/worktrees/w/commondir", "../..\n"), 0);
+}
+
+// ATTACK: a worktree's folder without "commondir" is a repository of its own.
+TEST(FilesGit, AWorktreesFolderHasNoHooksEither) {
+  OwnRepository s;
+  for (const char* made : {"/r/.git/worktrees", "/r/.git/worktrees/e", "/r/.git/worktrees/e/hooks",
+                           "/r/.git/worktrees/f", "/hooks"})
+    ASSERT_EQ(s.mkdir(made), 0);
+  EXPECT_EQ(s.put("/r/.git/worktrees/e/hooks/post-index-change", "#!/bin/sh\n"), EACCES);
+  EXPECT_EQ(s.put("/r/.git/worktrees/e/hooks/post-index-change.sample", "#!/bin/sh\n"), 0);
+  EXPECT_EQ(s.put("/r/.git/worktrees/e/config", kEvil), EACCES);
+  EXPECT_EQ(s.rename("/hooks", "/r/.git/worktrees/f/hooks"), EXDEV);
+}
+
+// ATTACK: core.worktree may lead through a link, and a checkout there writes hooks.
+TEST(FilesGit, NoLinkLeadsIntoARepository) {
+  OwnRepository s;
+  for (const char* target : {".git/hooks", ".git", "r/.git", "./r/.git/", "x.git/hooks"})
+    EXPECT_EQ(s.symlink(target, "/hk"), EPERM) << target;
+  EXPECT_EQ(s.symlink("r", "/a"), 0);
+  EXPECT_EQ(s.symlink(".github/x.gitignore", "/b"), 0);
 }
 
 TEST(FilesGit, HooksAreSamplesOnly) {

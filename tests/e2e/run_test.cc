@@ -248,6 +248,39 @@ TEST_P(Run, InputOutputAndErrorsStayApart) {
   EXPECT_EQ(output.err, "oops\n");
 }
 
+// ATTACK: a descriptor's file can be opened anew through /proc/self/fd, for
+// writing what was opened to be read, and from a directory the whole host.
+TEST_P(Run, NoFileOfThePersonsIsHandedOver) {
+  home.write("../input", "the person's");
+  home.write("../log", "before");
+  const auto output = home.shell(fbroker() + " run -q -- bash -c '"
+                                 "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 | sed s/:.*//; "
+                                 "echo agent >/proc/self/fd/0' <../input >>../log 2>>../errors; "
+                                 "cat ../input ../log");
+  EXPECT_EQ(output.out, "the person's\nbefore\npipe\npipe\npipe\n") << output.err;
+  const auto directory = home.shell(fbroker() + " run -q -- bash -c 'cat /proc/self/fd/0/../../../etc/passwd; "
+                                    "cat /proc/self/fd/0/input' <..");
+  EXPECT_EQ(directory.out, "");
+}
+
+TEST_P(Run, StreamsBehaveAsIfTheyWereHandedOver) {
+  const auto says = [&](const std::string& script) { return home.shell(script).out; };
+  const std::string run = fbroker() + " run -q -- ";
+  home.write("../input", std::string(299'999, 'x'));
+  EXPECT_EQ(says(run + "wc -c <../input"), "300000\n");
+  EXPECT_EQ(says(run + "head -c 3 <../input"), "xxx");
+  EXPECT_EQ(says(run + "head -c 3000000 /dev/zero | (sleep 1.5; wc -c)"), "3000000\n") << "a slow reader gets all";
+  EXPECT_EQ(says(run + "bash -c 'for n in 1 2 3; do echo o$n; echo e$n >&2; done' >../both 2>&1; cat ../both"),
+            "o1\ne1\no2\ne2\no3\ne3\n")
+      << "in their order";
+  EXPECT_EQ(says(run + "yes | head -n 1"), "y\n") << "who writes to nobody is ended";
+  EXPECT_EQ(says(run + "bash -c 'cat; echo $?' <&-"), "0\n");
+  const auto full = home.shell(run + "echo lost >/dev/full");
+  EXPECT_EQ(full.status, 1);
+  EXPECT_TRUE(has(full.err, "No space left on device")) << full.err;
+  EXPECT_EQ(home.shell(run + "true >/dev/full").status, 0);
+}
+
 TEST_P(Run, BannerAndEndReportTellThePerson) {
   home.write(".env", "TOKEN=1");
   const Output output = inside({"sh", "-c", "cat .env; echo x > made; true"}, {"--name", "told"});
