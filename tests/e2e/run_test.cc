@@ -255,11 +255,11 @@ TEST_P(Run, NoFileOfThePersonsIsHandedOver) {
   home.write("../log", "before");
   const auto output = home.shell(fbroker() + " run -q -- bash -c '"
                                  "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 | sed s/:.*//; "
-                                 "echo agent >/proc/self/fd/0' <../input >>../log 2>>../errors; "
+                                 "echo agent >/proc/self/fd/0; true' <../input >>../log 2>>../errors; "
                                  "cat ../input ../log");
   EXPECT_EQ(output.out, "the person's\nbefore\npipe\npipe\npipe\n") << output.err;
   const auto directory = home.shell(fbroker() + " run -q -- bash -c 'cat /proc/self/fd/0/../../../etc/passwd; "
-                                    "cat /proc/self/fd/0/input' <..");
+                                    "cat /proc/self/fd/0/input; true' <..");
   EXPECT_EQ(directory.out, "");
 }
 
