@@ -5,14 +5,15 @@
 #include <charconv>
 #include <climits>
 #include <cstdio>
+#include <filesystem>
 
 #include "broker/protocol/wire_json.h"
 
 namespace fbroker::cli {
 
 std::string current_directory() {
-  std::string path(PATH_MAX, '\0');
-  return ::getcwd(path.data(), path.size()) == nullptr ? "" : std::string(path.c_str());
+  std::error_code gone;
+  return std::filesystem::current_path(gone).string();
 }
 
 int told(const control::Failure& failure, bool json) {

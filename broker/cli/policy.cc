@@ -20,8 +20,6 @@
 #include "policy/lint.h"
 #include "policy/words.h"
 
-extern char** environ;
-
 namespace fbroker::cli {
 namespace {
 

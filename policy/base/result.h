@@ -52,9 +52,9 @@ class [[nodiscard]] Result {
   explicit operator bool() const noexcept { return has_value(); }
 
   // Precondition: has_value().
-  T& value() & { return assert(has_value()), *std::get_if<0>(&state_); }
-  const T& value() const& { return assert(has_value()), *std::get_if<0>(&state_); }
-  T&& value() && { return assert(has_value()), std::move(*std::get_if<0>(&state_)); }
+  T& value() & { return std::get<0>(state_); }
+  const T& value() const& { return std::get<0>(state_); }
+  T&& value() && { return std::get<0>(std::move(state_)); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
@@ -63,8 +63,8 @@ class [[nodiscard]] Result {
   T value_or(T other) const& { return has_value() ? value() : std::move(other); }
 
   // Precondition: !has_value().
-  E& error() & { return assert(!has_value()), *std::get_if<1>(&state_); }
-  const E& error() const& { return assert(!has_value()), *std::get_if<1>(&state_); }
+  E& error() & { return std::get<1>(state_); }
+  const E& error() const& { return std::get<1>(state_); }
 
  private:
   std::variant<T, E> state_;

@@ -186,11 +186,33 @@ TEST(RelayChannel, CopiesEverythingThenClosesTheTarget) {
   EXPECT_EQ(got, sent);
 }
 
-TEST(RelayChannel, AReaderThatIsGoneDoesNotHoldTheWriterUp) {
+TEST(RelayChannel, WhoWritesToAReaderThatIsGoneLearnsOfIt) {
   ::signal(SIGPIPE, SIG_IGN);
   Ends source = make_pipe(), target = make_pipe();
   target.out = UniqueFd();
   Channel channel(std::move(source.out), std::move(target.in));
+  ASSERT_EQ(::write(source.in.get(), "x", 1), 1);
+  channel.pump();
+  EXPECT_TRUE(channel.ended());
+  EXPECT_EQ(channel.error(), 0);
+  EXPECT_EQ(::write(source.in.get(), "x", 1), -1);
+  EXPECT_EQ(errno, EPIPE);
+}
+
+TEST(RelayChannel, WhatCannotBeWrittenIsNotLostInSilence) {
+  Ends source = make_pipe();
+  Channel channel(std::move(source.out), UniqueFd(::open("/dev/full", O_WRONLY | O_CLOEXEC)));
+  ASSERT_EQ(::write(source.in.get(), "x", 1), 1);
+  channel.pump();
+  EXPECT_TRUE(channel.ended());
+  EXPECT_EQ(channel.error(), ENOSPC);
+}
+
+TEST(RelayChannel, ATerminalThatIsGoneDoesNotHoldTheWriterUp) {
+  ::signal(SIGPIPE, SIG_IGN);
+  Ends source = make_pipe(), target = make_pipe();
+  target.out = UniqueFd();
+  Channel channel(std::move(source.out), std::move(target.in), Channel::TargetGone::go_on);
   for (int round = 0; round < 100; ++round) {
     const std::string piece(16000, 'x');
     ASSERT_EQ(::write(source.in.get(), piece.data(), piece.size()), static_cast<ssize_t>(piece.size()));
