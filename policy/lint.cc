@@ -67,6 +67,7 @@ class Linter {
     }
     nothing_allowed();
     base_off();
+    durability();
     return std::move(found_);
   }
 
@@ -152,6 +153,12 @@ class Linter {
       if (std::ranges::none_of(policy_.rules, is))
         add(Level::note, "base", name + " is switched off");
     }
+  }
+
+  void durability() {
+    if (policy_.durability == Durability::strict)
+      add(Level::note, "durability",
+          "\"strict\": every open and change waits for the disk; only a power loss needs that");
   }
 
   const Policy& policy_;

@@ -47,6 +47,10 @@ std::string_view name_of(Effect effect) noexcept {
   return "deny";
 }
 
+std::string_view name_of(Durability durability) noexcept {
+  return durability == Durability::strict ? "strict" : "normal";
+}
+
 std::string_view name_of(Operation operation) noexcept {
   return kOperationNames[static_cast<std::size_t>(operation)];
 }

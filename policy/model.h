@@ -62,6 +62,11 @@ class OperationSet {
   std::uint8_t bits_ = 0;
 };
 
+// When a change is answered: as soon as its record survives the broker
+// (normal), or only when it would survive a power loss too (strict).
+enum class Durability : std::uint8_t { normal, strict };
+std::string_view name_of(Durability durability) noexcept;
+
 // What a level name means. For `allow` the levels widen: list < read < write;
 // for `deny` and `ask` "read" leaves the name visible and "all" hides it.
 std::optional<OperationSet> level_of(Effect effect, std::string_view level) noexcept;

@@ -22,8 +22,8 @@ constexpr std::size_t kMaxExports = 256;
 constexpr std::size_t kMaxRules = 20000;
 constexpr std::size_t kMaxBecause = 200;
 
-constexpr std::array<std::string_view, 5> kTopKeys{"version", "exports", "rules", "base",
-                                                   "$schema"};
+constexpr std::array<std::string_view, 6> kTopKeys{"version", "exports",    "rules",
+                                                   "base",    "durability", "$schema"};
 constexpr std::array<std::string_view, 5> kExportKeys{"at", "from", "submounts", "static",
                                                       "writer"};
 constexpr std::array<std::string_view, 8> kRuleKeys{"allow",  "ask",          "deny",    "paths",
@@ -31,6 +31,7 @@ constexpr std::array<std::string_view, 8> kRuleKeys{"allow",  "ask",          "d
 constexpr std::array<std::string_view, 1> kBaseKeys{"except"};
 constexpr std::array<std::string_view, 2> kSwitch{"off", "on"};
 constexpr std::array<std::string_view, 2> kWriters{"agent", "anyone"};
+constexpr std::array<std::string_view, 2> kDurabilities{"normal", "strict"};
 constexpr std::array<std::string_view, 3> kAllowLevels{"list", "read", "write"};
 constexpr std::array<std::string_view, 3> kStrictLevels{"read", "write", "all"};
 constexpr std::array<std::string_view, kOperations> kOperationWords{
@@ -50,6 +51,7 @@ class Reader {
     policy.exports = exports(root);
     if (const JsonValue* list = root.find("rules")) policy.rules = rules(*list);
     add_base(root.find("base"), policy.rules);
+    if (const JsonValue* value = root.find("durability")) durability(*value, policy);
     if (const JsonValue* schema = root.find("$schema")) expect(*schema, Type::string, "a string");
     return policy;
   }
@@ -96,6 +98,13 @@ class Reader {
     const JsonValue* value = required(root, "version", Type::number, "the number 1");
     if (value != nullptr && value->number != 1)
       complain(*value, "this version of the format is not known; expected 1");
+  }
+
+  void durability(const JsonValue& value, Policy& policy) {
+    if (!expect(value, Type::string, one_of(kDurabilities))) return;
+    if (std::ranges::find(kDurabilities, value.string) == kDurabilities.end())
+      unknown_word(value, "durability", kDurabilities);
+    if (value.string == name_of(Durability::strict)) policy.durability = Durability::strict;
   }
 
   // ---- exports

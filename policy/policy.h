@@ -26,6 +26,7 @@ struct Diagnostic {
 struct Policy {
   std::vector<Export> exports;
   std::vector<Rule> rules;      // the file's rules and the base rules that are on
+  Durability durability = Durability::normal;   // of the audit log, for this session
   std::string source;           // file name, "" = built in
 };
 

@@ -36,6 +36,10 @@ constexpr std::string_view kSchema = R"schema({
       "maxItems": 20000,
       "items": { "$ref": "#/definitions/rule" }
     },
+    "durability": {
+      "description": "strict: opens and changes wait until their audit record is on disk (normal: in the kernel's hands).",
+      "enum": ["normal", "strict"]
+    },
     "base": {
       "description": "Shipped rules to switch off or to narrow, by id.",
       "type": "object",

@@ -15,8 +15,10 @@
 #include "broker/audit/folds.h"
 #include "broker/audit/layout.h"
 #include "broker/audit/quota.h"
+#include "broker/audit/read.h"
 #include "broker/audit/ring.h"
 #include "broker/audit/segments.h"
+#include "broker/audit/signing.h"
 
 namespace fbroker::audit {
 
@@ -26,6 +28,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kBatchBytes = 1u << 20;       // of lines in one write(2)
 constexpr auto kRepeatTheAlarm = std::chrono::seconds(10);
+// How a checkpoint's members end in the ring, where it has its place in the
+// order. No other record's do: in a text every quote is escaped.
+constexpr std::string_view kCheckpointMember = R"(,"operation":"checkpoint")";
 
 WallTime wall_time() { return std::chrono::system_clock::now(); }
 WallTime wall_time(std::int64_t ns) { return WallTime(std::chrono::nanoseconds(ns)); }
@@ -75,20 +80,30 @@ Result<UniqueFd> take_lock(int directory, const std::string& path) {
 }  // namespace
 
 struct AuditLog::Impl {
-  Impl(AuditOptions o, UniqueFd dir, UniqueFd lock, std::unique_ptr<Ring> r, SegmentWriter w)
+  Impl(AuditOptions o, UniqueFd dir, UniqueFd lock, std::unique_ptr<Ring> r, SegmentWriter w,
+       std::optional<Signer> s)
       : options(std::move(o)), directory(std::move(dir)), lock_file(std::move(lock)),
-        ring(std::move(r)), segments(std::move(w)), quotas(options.quota),
+        ring(std::move(r)), signer(std::move(s)), segments(std::move(w)), quotas(options.quota),
         folds(*ring, options.fold_window, options.fold_limit) {}
 
   Result<void> recover();
+  std::string check_signed_head(ChainHead& known);
+  Result<bool> is_in_log(const ChainHead& noted);
   Result<void, Errno> append(const Record& record);
   Result<void, Errno> ready(const std::string& session);
   bool push(std::unique_lock<std::mutex>& lock, std::string_view fields);
   bool push_repeats(FoldSlot& slot);
+  void taken_over();
   void say_over_quota(std::unique_lock<std::mutex>& lock, const std::string& session);
   bool sync(std::chrono::milliseconds bound);
+  Result<void, Errno> wait_durable();
+  void stall(std::chrono::milliseconds waited);
 
   void run();
+  std::optional<Clock::time_point> checkpoint_time() const;
+  void checkpoint_if_due();
+  bool add_line(ChainHead& head, std::string_view fields);
+  void write_head(std::unique_lock<std::mutex>& lock);
   void wait_for_work(std::unique_lock<std::mutex>& lock);
   bool write_batch(std::unique_lock<std::mutex>& lock);
   void broken(const Error& error);
@@ -98,11 +113,15 @@ struct AuditLog::Impl {
   const UniqueFd directory;
   const UniqueFd lock_file;
   const std::unique_ptr<Ring> ring;
+  const std::optional<Signer> signer;   // none: no checkpoints
 
   // The writer's alone once it runs.
   SegmentWriter segments;
   Hasher hasher;
   std::string lines;
+  bool ends_in_checkpoint = false;    // the log
+  ChainHead signed_head;              // the last checkpoint
+  bool head_is_old = false;           // the file does not say so yet
   Clock::time_point last_sync{};
   Clock::time_point last_alarm{};
 
@@ -123,6 +142,9 @@ struct AuditLog::Impl {
   std::uint64_t hurries_done = 0;
   std::uint64_t hurried_to = 0;       // the last record that sync() waits for
   std::uint64_t refused_at_break = 0;
+  bool stalled = false;               // somebody has waited too long for the disk; until it does something
+  std::uint64_t checkpoint_at = 0;    // number of the last checkpoint that was taken over
+  Clock::time_point unsigned_since{};  // when the first record after it was
 
   std::thread writer;
 };
@@ -172,11 +194,12 @@ Result<void, Errno> AuditLog::Impl::ready(const std::string& session) {
 // Waits for room; false when the log broke meanwhile. Wakes the writer.
 bool AuditLog::Impl::push(std::unique_lock<std::mutex>& lock, std::string_view fields) {
   while (!ring->push(state.appended + 1, fields)) {
-    if (!state.writing || stopping) return false;
+    if (!state.writing || stopping || stalled) return false;
     work.notify_one();
-    progress.wait(lock);
+    if (progress.wait_for(lock, options.full_ring_bound) == std::cv_status::timeout)
+      stall(options.full_ring_bound);
   }
-  ++state.appended;
+  taken_over();
   // Waking it for each record would cost more than the record.
   if (writer_idle || ring->used() > ring->capacity() / 2) work.notify_one();
   return true;
@@ -193,10 +216,15 @@ bool AuditLog::Impl::push_repeats(FoldSlot& slot) {
     slot.written_as.store(0);
     return false;
   }
-  ++state.appended;
+  taken_over();
   slot.repeats.store(0);
   slot.written_as.store(0);
   return true;
+}
+
+void AuditLog::Impl::taken_over() {
+  ++state.appended;
+  if (state.appended == checkpoint_at + 1) unsigned_since = Clock::now();
 }
 
 void AuditLog::Impl::say_over_quota(std::unique_lock<std::mutex>& lock, const std::string& session) {
@@ -227,7 +255,9 @@ void AuditLog::Impl::run() {
       hurried_to = state.appended;
       progress.notify_all();
     }
+    checkpoint_if_due();
     const bool written = ring->used() == 0 || write_batch(lock);
+    if (written && head_is_old) write_head(lock);
     if (!written) {
       if (stopping) return;   // it stays in the ring
       work.wait_for(lock, options.retry, [&] { return stopping; });
@@ -238,7 +268,8 @@ void AuditLog::Impl::run() {
 }
 
 void AuditLog::Impl::wait_for_work(std::unique_lock<std::mutex>& lock) {
-  const auto due = folds.due();
+  auto due = folds.due();
+  if (const auto sign = checkpoint_time(); sign && (!due || *sign < *due)) due = sign;
   const auto something = [&] { return stopping || hurry || ring->used() > 0; };
   writer_idle = true;
   if (due) work.wait_until(lock, *due, something);
@@ -257,11 +288,10 @@ bool AuditLog::Impl::write_batch(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   ChainHead head = segments.head();
   lines.clear();
-  while (position < until && lines.size() < kBatchBytes) {
-    const Ring::Entry entry = ring->next(position);
-    append_line(hasher, head, entry.fields, lines);
-  }
-  const auto written = segments.write(lines, head);
+  bool checkpoint = false;   // ends its batch: a segment can end there
+  while (position < until && lines.size() < kBatchBytes && !checkpoint)
+    checkpoint = add_line(head, ring->next(position).fields);
+  const auto written = segments.write(lines, head, !signer || ends_in_checkpoint);
   last_sync = Clock::now();
   lock.lock();
   if (!written) {
@@ -269,10 +299,18 @@ bool AuditLog::Impl::write_batch(std::unique_lock<std::mutex>& lock) {
     return false;
   }
   ring->release(position, head);
+  ends_in_checkpoint = checkpoint;
+  if (checkpoint) {
+    signed_head = head;
+    head_is_old = true;
+    state.signed_to = head.sequence;
+  }
+  if (std::exchange(stalled, false)) state.problem.clear();
   state.durable = head.sequence;
   state.head = text_of(head.hash);
   state.segment = segments.name();
   mended();
+  checkpoint_if_due();   // while there is room: those who wait for it have not come yet
   progress.notify_all();
   return true;
 }
@@ -301,7 +339,7 @@ void AuditLog::Impl::mended() {
   std::string fields;
   add_time(fields, "time", wall_time());
   add_members(fields, record, Members::all);
-  if (ring->push(state.appended + 1, fields)) ++state.appended;
+  if (ring->push(state.appended + 1, fields)) taken_over();
 }
 
 bool AuditLog::Impl::sync(std::chrono::milliseconds bound) {
@@ -312,6 +350,75 @@ bool AuditLog::Impl::sync(std::chrono::milliseconds bound) {
   return progress.wait_for(lock, bound, [&] {
     return hurries_done > before && state.durable >= hurried_to;
   });
+}
+
+// ---- waiting for the disk ----------------------------------------------------
+
+Result<void, Errno> AuditLog::Impl::wait_durable() {
+  std::unique_lock lock(mutex);
+  const std::uint64_t last = state.appended;
+  const auto settled = [&] { return state.durable >= last || !state.writing || stalled; };
+  if (!progress.wait_for(lock, options.durable_bound, settled)) stall(options.durable_bound);
+  // INVARIANT: nothing but the disk's own word makes this true.
+  if (state.durable >= last) return ok;
+  return ++state.refused, Errno{EIO};
+}
+
+// Who comes now need not wait for what did not come for others.
+void AuditLog::Impl::stall(std::chrono::milliseconds waited) {
+  stalled = true;
+  state.problem = "the disk has written nothing of it for " + std::to_string(waited.count()) + " ms";
+  spdlog::error("audit log {}: {}; whoever has to wait for it is refused until it does", options.directory, state.problem);
+  progress.notify_all();
+}
+
+// ---- checkpoints ---------------------------------------------------------------
+
+// When the records since the last one are to be signed; none: there are none.
+std::optional<Clock::time_point> AuditLog::Impl::checkpoint_time() const {
+  if (!signer || state.appended <= checkpoint_at) return std::nullopt;
+  if (checkpoint_at > state.durable) return std::nullopt;   // one is on its way
+  return unsigned_since + options.checkpoint_after;
+}
+
+// Takes its place in the ring as any record; what it signs is known only when
+// it is written. Without room: at the next turn.
+void AuditLog::Impl::checkpoint_if_due() {
+  const auto time = checkpoint_time();
+  if (!time) return;
+  const bool due = stopping || state.appended - checkpoint_at >= options.checkpoint_records ||
+                   (segments.full() && !ends_in_checkpoint) || Clock::now() >= *time;
+  std::string fields;
+  add_time(fields, "time", wall_time());
+  fields += kCheckpointMember;
+  if (!due || !ring->push(state.appended + 1, fields)) return;
+  taken_over();
+  checkpoint_at = state.appended;
+}
+
+// The line of the record after `head`. Returns whether it is a checkpoint.
+bool AuditLog::Impl::add_line(ChainHead& head, std::string_view fields) {
+  const bool checkpoint = signer && fields.ends_with(kCheckpointMember);
+  std::string with_signature;
+  if (checkpoint) {
+    with_signature = fields;
+    add_text(with_signature, "signature", signer->sign(Statement::checkpoint, head));
+    fields = with_signature;
+  }
+  append_line(hasher, head, fields, lines);
+  return checkpoint;
+}
+
+// The log itself is whole without it: told, and tried again with what is
+// written next.
+void AuditLog::Impl::write_head(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  const auto put = write_signed_head(options.head_file, signed_head, *signer);
+  lock.lock();
+  head_is_old = !put;
+  if (!put && state.head_problem.empty())
+    spdlog::error("the audit log's signed head cannot be written: {}", put.error().text());
+  state.head_problem = put ? "" : put.error().text();
 }
 
 // ---- what a predecessor left ----------------------------------------------
@@ -328,14 +435,16 @@ Result<void> AuditLog::Impl::recover() {
   // INVARIANT: the numbers go on where the log ended when it was last seen, so
   //   that a log which lost its end shows the gap for ever.
   const std::uint64_t in_log = segments.head().sequence;
-  if (found.checkpoint.sequence > in_log) {
-    report.lost_after = in_log == 0 ? found.checkpoint.sequence : in_log;
-    segments.continue_from(found.checkpoint);
+  ChainHead seen = found.checkpoint;
+  report.head_problem = check_signed_head(seen);
+  if (seen.sequence > in_log) {
+    report.lost_after = in_log == 0 ? seen.sequence : in_log;
+    segments.continue_from(seen);
   }
   ChainHead head = segments.head();
   const std::uint64_t known = head.sequence;
   std::uint64_t last = known;
-  const auto add = [&](std::string_view fields) { append_line(hasher, head, fields, lines); };
+  const auto add = [&](std::string_view fields) { add_line(head, fields); };
   for (const auto& [sequence, fields] : found.entries) {
     last = std::max(last, sequence);
     if (sequence <= known) continue;
@@ -350,7 +459,7 @@ Result<void> AuditLog::Impl::recover() {
     ring->fold(fold.slot).written_as.store(head.sequence);  // should we be killed right here
     ++report.drained;
   }
-  if (report.drained + report.torn + report.lost_after > 0) {
+  if (report.drained + report.torn + report.lost_after > 0 || !report.head_problem.empty()) {
     Record record;
     record.operation = "audit-recovered";
     record.detail = std::to_string(report.drained) + " records taken over from a broker that was killed, " +
@@ -358,6 +467,7 @@ Result<void> AuditLog::Impl::recover() {
                     (report.kept_aside.empty() ? "" : " in " + report.kept_aside);
     if (report.lost_after > 0)
       record.detail += "; the log had lost its end, after record " + std::to_string(in_log);
+    if (!report.head_problem.empty()) record.detail += "; " + report.head_problem;
     std::string fields;
     add_time(fields, "time", wall_time());
     add_members(fields, record, Members::all);
@@ -369,7 +479,42 @@ Result<void> AuditLog::Impl::recover() {
   state.appended = state.durable = head.sequence;
   state.head = text_of(head.hash);
   state.segment = segments.name();
+  // Signed to its end, there is nothing to sign until something new comes.
+  ends_in_checkpoint = signed_head == head;
+  if (ends_in_checkpoint) checkpoint_at = head.sequence;
+  unsigned_since = Clock::now();
   return ok;
+}
+
+// What speaks against the signed head or, by it, against the log. `seen`: the
+// latest head that somebody saw.
+// INVARIANT: it is asked before another one replaces it. Else a log that was
+//   cut or written anew while no broker ran would be signed by the next.
+std::string AuditLog::Impl::check_signed_head(ChainHead& seen) {
+  if (!signer) return {};
+  const auto noted = read_signed_head(options.head_file, signer->public_key());
+  if (!noted) return noted.error().text();
+  const std::uint64_t in_log = segments.head().sequence;
+  if (!*noted) return in_log == 0 ? "" : "there was no signed head " + options.head_file;
+  signed_head = **noted;
+  if (signed_head.sequence > seen.sequence) seen = signed_head;
+  if (signed_head.sequence > in_log) return {};
+  const auto in_it = is_in_log(signed_head);
+  if (!in_it) return in_it.error().text();
+  if (*in_it) return {};
+  // The numbers go on after what was signed: the break shows for ever.
+  segments.continue_from(signed_head);
+  return "the log is not the one that was signed: record " + std::to_string(signed_head.sequence) +
+         ", or one before it, was written anew";
+}
+
+// Precondition: it is not after the log's end.
+Result<bool> AuditLog::Impl::is_in_log(const ChainHead& noted) {
+  FBROKER_TRY(LineReader reader, LineReader::open(options.directory));
+  FBROKER_TRY_VOID(reader.seek_last(segments.head().sequence - noted.sequence + 1));
+  FBROKER_TRY(const std::optional<Line> line, reader.next());
+  const auto proven = line ? prove(hasher, line->text) : std::nullopt;
+  return proven && ChainHead{proven->sequence, proven->hash} == noted;
 }
 
 // ---- the class ---------------------------------------------------------------
@@ -380,8 +525,13 @@ Result<std::unique_ptr<AuditLog>> AuditLog::open(AuditOptions options) {
   FBROKER_TRY(auto ring, Ring::open(directory.get(), kRingName, options.ring_bytes));
   FBROKER_TRY(auto segments, SegmentWriter::open(directory.get(), options.directory,
                                                  options.segment_bytes));
+  std::optional<Signer> signer;
+  if (!options.key_directory.empty()) {
+    FBROKER_TRY(signer, Signer::open(options.key_directory));
+    if (options.head_file.empty()) options.head_file = options.key_directory + "/" + kHeadName;
+  }
   auto impl = std::make_unique<Impl>(std::move(options), std::move(directory), std::move(lock),
-                                     std::move(ring), std::move(segments));
+                                     std::move(ring), std::move(segments), std::move(signer));
   FBROKER_TRY_VOID(impl->recover());
   impl->writer = std::thread([log = impl.get()] { log->run(); });
   return std::unique_ptr<AuditLog>(new AuditLog(std::move(impl)));
@@ -403,6 +553,8 @@ Result<void, Errno> AuditLog::append(const Record& record) { return impl_->appen
 
 Result<void, Errno> AuditLog::ready() { return impl_->ready({}); }
 Result<void, Errno> AuditLog::ready(const std::string& session) { return impl_->ready(session); }
+
+Result<void, Errno> AuditLog::wait_durable() { return impl_->wait_durable(); }
 
 bool AuditLog::sync(std::chrono::milliseconds bound) { return impl_->sync(bound); }
 

@@ -34,6 +34,12 @@ class AuditSink {
   // As ready(), and besides: whether `session` is within its quota. Who asked
   // this can append the record of what it then did (a reserve is kept for it).
   virtual Result<void, Errno> ready(const std::string& session) { return (void)session, ready(); }
+
+  // Waits until what was appended so far is on disk, for whoever must not
+  // answer before ("durability": "strict"). Those who wait share a sync.
+  // Never longer than a revoke waits for those inside (grants/revoke.h).
+  // Errors: EIO when it is not on disk by then, or the log cannot be written.
+  virtual Result<void, Errno> wait_durable() = 0;
 };
 
 // What one session may write: a bucket that fills at a rate up to a burst.
@@ -54,6 +60,16 @@ struct AuditOptions {
   std::chrono::milliseconds pace{5};              // least time between two fdatasync(2), unless the ring fills
   std::chrono::milliseconds retry{250};           // between attempts while the log cannot be written
   AuditQuota quota;
+
+  // Signed checkpoints (signing.h); without a key's directory there are none.
+  std::string key_directory;                      // exists, and nobody else may write to it
+  std::string head_file;                          // "" = beside the key
+  std::uint64_t checkpoint_records = 10'000;      // after so many new records,
+  std::chrono::milliseconds checkpoint_after{10'000};  // or so long after the first of them
+  // wait_durable() waits so long, and append() for room until the disk has
+  // done nothing for longer.
+  std::chrono::milliseconds durable_bound{1500};
+  std::chrono::milliseconds full_ring_bound{10'000};
 };
 
 // What open() found of a predecessor that did not end well.
@@ -62,6 +78,7 @@ struct AuditRecovery {
   std::uint64_t torn = 0;         // damaged pieces: kept aside, not in the log
   std::string kept_aside;         // the last file that holds such pieces
   std::uint64_t lost_after = 0;   // the log ends here, though more had been written; 0 = whole
+  std::string head_problem;       // what speaks against the signed head, or against the log; "" = nothing
 };
 
 struct AuditStatus {
@@ -71,6 +88,8 @@ struct AuditStatus {
   std::uint64_t durable = 0;      // number of the last record on disk
   std::string head;               // that one's hash, 64 hex digits
   std::string segment;            // the file being written
+  std::uint64_t signed_to = 0;    // number of the last checkpoint on disk since open; 0 = none
+  std::string head_problem;       // why the signed head cannot be written; work goes on
   std::size_t ring_used = 0;      // bytes
   std::size_t ring_bytes = 0;
   std::uint64_t refused = 0;      // appends answered EIO since open, because of the log
@@ -90,10 +109,12 @@ class AuditLog final : public AuditSink {
   // the ring for the next open().
   ~AuditLog() override;
 
-  // Waits only while the ring is full. EIO besides: this session's quota.
+  // Waits only while the ring is full, and not for a disk that does nothing.
+  // EIO besides: this session's quota.
   Result<void, Errno> append(const Record& record) override;
   Result<void, Errno> ready() override;
   Result<void, Errno> ready(const std::string& session) override;
+  Result<void, Errno> wait_durable() override;
 
   // Waits until everything appended so far is on disk (folded repeats are
   // brought forward). False: not within `bound`.

@@ -33,6 +33,21 @@ std::optional<HashText> parse_hash(std::string_view text) {
   return hash;
 }
 
+std::string to_text(const ChainHead& head) {
+  return std::to_string(head.sequence) + ":" + std::string(text_of(head.hash));
+}
+
+std::optional<ChainHead> parse_head(std::string_view text) {
+  ChainHead head;
+  const char* const end = text.data() + text.size();
+  const auto [colon, error] = std::from_chars(text.data(), end, head.sequence);
+  if (error != std::errc() || colon == end || *colon != ':') return std::nullopt;
+  const auto hash = parse_hash(std::string_view(colon + 1, static_cast<std::size_t>(end - colon - 1)));
+  if (!hash) return std::nullopt;
+  head.hash = *hash;
+  return head;
+}
+
 void Hasher::Free::operator()(evp_md_ctx_st* context) const noexcept { EVP_MD_CTX_free(context); }
 
 Hasher::Hasher() : context_(EVP_MD_CTX_new()) {

@@ -34,6 +34,10 @@ struct ChainHead {
   friend bool operator==(const ChainHead&, const ChainHead&) = default;
 };
 
+// "SEQ:HASH", as verify prints it, and back.
+std::string to_text(const ChainHead& head);
+std::optional<ChainHead> parse_head(std::string_view text);
+
 // Threads: one at a time per object.
 class Hasher {
  public:

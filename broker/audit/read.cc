@@ -74,6 +74,7 @@ bool take_text(Entry& entry, const std::string& name, const nlohmann::json& valu
   if (!bytes) return false;
   if (name == "time") return entry.time = std::move(*bytes), true;
   if (name == "since") return entry.since = std::move(*bytes), true;
+  if (name == "signature") return entry.signature = std::move(*bytes), true;
   for (const TextMember& member : kTexts)
     if (name == member.name) return entry.record.*member.field = std::move(*bytes), true;
   return false;

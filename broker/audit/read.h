@@ -57,6 +57,7 @@ struct Entry {
   std::uint64_t sequence = 0;
   std::string time;            // RFC 3339, UTC
   std::string since;           // of the first repeat, where some are folded
+  std::string signature;       // of a checkpoint
   Record record;
 };
 // None: not a record of this format (verify says what is wrong with it).

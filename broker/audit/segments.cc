@@ -160,8 +160,8 @@ Result<void> SegmentWriter::write_all(std::string_view bytes) {
 // INVARIANT: size_ and head_ move only after fdatasync(2) has answered. After a
 //   failed one the kernel may have dropped the pages and call them clean, so a
 //   retry writes all of the batch again.
-Result<void, Error> SegmentWriter::write(std::string_view lines, const ChainHead& head) {
-  if (size_ >= segment_bytes_) {
+Result<void, Error> SegmentWriter::write(std::string_view lines, const ChainHead& head, bool may_end_here) {
+  if (full() && may_end_here) {
     FBROKER_TRY_VOID(still_there());
     FBROKER_TRY_VOID(open_segment(number_ + 1));
   }

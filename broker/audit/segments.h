@@ -34,8 +34,10 @@ class SegmentWriter {
 
   // Writes whole lines and waits until they are on disk; `head` is where the
   // chain stands after them. On an error nothing of them counts: the next call
-  // overwrites what had been written of them.
-  Result<void, Error> write(std::string_view lines, const ChainHead& head);
+  // overwrites what had been written of them. A full segment is followed by the
+  // next before they are written, if it may end here.
+  Result<void, Error> write(std::string_view lines, const ChainHead& head, bool may_end_here = true);
+  bool full() const noexcept { return size_ >= segment_bytes_; }
 
   // Moves bytes that are no records into a new file TORN.N; its name.
   static Result<std::string> keep_aside(int directory, std::string_view bytes);

@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 
-#include <charconv>
-
 #include "broker/audit/layout.h"
 #include "broker/audit/read.h"
 #include "broker/audit/ring.h"
@@ -56,26 +54,27 @@ std::optional<Verdict::Bad> check_note(Note& note, const ChainHead& head, const 
                       std::string("is not the record that ") + note.whose + " names: it, or one before it, was written anew"};
 }
 
-}  // namespace
+constexpr char kNotSigned[] =
+    "is a checkpoint that this key did not sign: it is forged, or another broker's, or all before it was written anew";
 
-std::optional<ChainHead> parse_head(std::string_view text) {
-  ChainHead head;
-  const char* const end = text.data() + text.size();
-  const auto [colon, error] = std::from_chars(text.data(), end, head.sequence);
-  if (error != std::errc() || colon == end || *colon != ':') return std::nullopt;
-  const auto hash = parse_hash(std::string_view(colon + 1, static_cast<std::size_t>(end - colon - 1)));
-  if (!hash) return std::nullopt;
-  head.hash = *hash;
-  return head;
+// None: the record is no checkpoint. "" where it lacks its signature.
+std::optional<std::string> checkpoint_signature(const std::string& line) {
+  if (line.find("\"checkpoint\"") == line.npos) return std::nullopt;   // most lines
+  const auto entry = parse_entry(line);
+  if (!entry || entry->record.operation != "checkpoint") return std::nullopt;
+  return entry->signature;
 }
 
-Result<Verdict> verify(const std::string& directory, const std::optional<ChainHead>& noted) {
+}  // namespace
+
+Result<Verdict> verify(const std::string& directory, const Known& known) {
   FBROKER_TRY(LineReader reader, LineReader::open(directory));
   Verdict verdict;
   verdict.live = broker_is_writing(reader.directory());
   // Read before the log: a live broker's note is never ahead of its log.
   Note notes[] = {{Ring::read_checkpoint(reader.directory(), kRingName), "the broker's own note"},
-                  {noted.value_or(ChainHead{}), "the noted head"}};
+                  {known.noted.value_or(ChainHead{}), "the noted head"},
+                  {known.signed_head.value_or(ChainHead{}), "the signed head"}};
   Hasher hasher;
   std::uint64_t segment = 0;
   std::string file;
@@ -105,8 +104,15 @@ Result<Verdict> verify(const std::string& directory, const std::optional<ChainHe
       verdict.bad = {file, line_number, proven ? proven->sequence : expected, std::move(what)};
       return verdict;
     }
+    const auto signature = checkpoint_signature(line->text);
+    if (signature && known.key && !known.key->has_signed(Statement::checkpoint, verdict.head, *signature)) {
+      verdict.bad = {file, line_number, expected, kNotSigned};
+      return verdict;
+    }
     verdict.head = {proven->sequence, proven->hash};
     ++verdict.records;
+    verdict.checkpoints += signature ? 1 : 0;
+    verdict.after_checkpoint = signature ? 0 : verdict.after_checkpoint + 1;
     for (Note& note : notes)
       if (auto bad = check_note(note, verdict.head, file, line_number)) {
         verdict.bad = std::move(bad);

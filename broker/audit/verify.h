@@ -6,6 +6,7 @@
 #include <string>
 
 #include "broker/audit/chain.h"
+#include "broker/audit/signing.h"
 #include "policy/base/result.h"
 
 namespace fbroker::audit {
@@ -20,16 +21,22 @@ struct Verdict {
   std::optional<Bad> bad;      // the first; none = the log is whole
   ChainHead head;              // the last record that is right, with all before it
   std::uint64_t records = 0;   // up to there
+  std::uint64_t checkpoints = 0;       // among them; with a key, all of them signed by it
+  std::uint64_t after_checkpoint = 0;  // records after the last of them, or all
   std::uint64_t waiting = 0;   // records a killed broker left in its ring, for the next one's start
   bool live = false;           // a broker is writing now
 };
 
-// Without `noted` a log that lost its newest records can look whole, as far as
-// the directory's own note of the head was removed with them.
-// Errors: the directory cannot be read.
-Result<Verdict> verify(const std::string& directory, const std::optional<ChainHead>& noted = {});
+// What is known of the log from elsewhere. Without a head a log that lost its
+// newest records can look whole, as far as the directory's own note of it was
+// removed with them; without a key, one that was written anew.
+struct Known {
+  std::optional<ChainHead> noted = {};    // as somebody wrote it down
+  std::optional<ChainHead> signed_head = {};  // of a file that read_signed_head() accepted
+  const PublicKey* key = nullptr;         // none: signatures are not looked at
+};
 
-// "SEQ:HASH", as verify prints it.
-std::optional<ChainHead> parse_head(std::string_view text);
+// Precondition: `known` was read before. Errors: the directory cannot be read.
+Result<Verdict> verify(const std::string& directory, const Known& known = {});
 
 }  // namespace fbroker::audit

@@ -12,6 +12,7 @@
 
 #include "broker/audit/read.h"
 #include "broker/audit/segments.h"
+#include "broker/audit/signing.h"
 #include "broker/audit/verify.h"
 #include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
@@ -28,7 +29,7 @@ struct AuditVerb {
   std::uint64_t last = 20;
   bool follow = false;
   audit::Filter filter;
-  std::string head;
+  std::string head, key;
 };
 
 fs::path state_directory() {
@@ -170,48 +171,92 @@ int search(const AuditVerb& verb) {
   return printed > 0 ? kYes : kNo;
 }
 
-std::string head_text(const audit::ChainHead& head) {
-  return std::to_string(head.sequence) + ":" + std::string(audit::text_of(head.hash));
+// ---- verify
+
+// What was given, or lies beside the log, to hold it against.
+struct Witness {
+  std::optional<audit::PublicKey> key;
+  std::string key_file, head_file;      // "" = none
+  std::optional<audit::ChainHead> noted, signed_head;
+  std::optional<Error> forged;          // what is wrong with the head's file
+};
+
+Result<Witness> find_witness(const AuditVerb& verb, const std::string& directory) {
+  const fs::path beside = fs::absolute(directory).lexically_normal() / "..";
+  Witness found;
+  std::error_code error;
+  if (!verb.key.empty()) found.key_file = verb.key;
+  else if (const fs::path own = beside / audit::kPublicKeyName; fs::exists(own, error))
+    found.key_file = own.lexically_normal().string();
+  if (!found.key_file.empty()) {
+    FBROKER_TRY(found.key, audit::PublicKey::read(found.key_file));
+  }
+  if (!verb.head.empty()) found.noted = audit::parse_head(verb.head);
+  if (found.noted) return found;
+  found.head_file = !verb.head.empty() ? verb.head : (beside / audit::kHeadName).lexically_normal().string();
+  if (!found.key && !verb.head.empty())
+    return Error{verb.head, "its signature cannot be checked without the broker's public key; name it with --key"};
+  if (!found.key) return found;
+  auto head = audit::read_signed_head(found.head_file, *found.key);
+  if (!head) found.forged = head.error();
+  else if (*head) found.signed_head = **head;
+  else if (!verb.head.empty())
+    return Error{verb.head, "is neither a file nor SEQ:HASH with 64 hex digits, as verify prints it"};
+  return found;
 }
 
-void print_json(const std::string& directory, const audit::Verdict& verdict) {
+void print_json(const std::string& directory, const audit::Verdict& verdict, const Witness& witness) {
   nlohmann::json out{{"directory", directory}, {"verified", !verdict.bad},
-                     {"records", verdict.records}, {"head", head_text(verdict.head)},
-                     {"live", verdict.live}};
+                     {"records", verdict.records}, {"head", to_text(verdict.head)},
+                     {"live", verdict.live},
+                     {"checkpoints", {{"found", verdict.checkpoints}, {"checked", witness.key ? verdict.checkpoints : 0},
+                                      {"records_after", verdict.after_checkpoint}}}};
+  if (witness.key) out["key"] = witness.key_file;
+  if (witness.signed_head) out["signed_head"] = to_text(*witness.signed_head);
   if (verdict.bad)
     out["bad"] = {{"file", verdict.bad->file}, {"line", verdict.bad->line},
                   {"seq", verdict.bad->sequence}, {"what", verdict.bad->what}};
   std::cout << out.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) << '\n';
 }
 
-void print_words(const std::string& directory, const audit::Verdict& verdict) {
+std::string checkpoint_words(const audit::Verdict& verdict, const Witness& witness) {
+  const std::string found = std::to_string(verdict.checkpoints);
+  if (verdict.checkpoints == 0) return "none: nothing here is signed";
+  if (!witness.key) return found + ", NOT CHECKED: no public key beside the log; name it with --key";
+  return found + " with good signatures, " + std::to_string(verdict.after_checkpoint) + " records after the last";
+}
+
+void print_words(const std::string& directory, const audit::Verdict& verdict, const Witness& witness) {
   if (!verdict.bad) {
     std::cout << "verified: " << verdict.records << " records in " << printable(directory) << '\n'
-              << "head: " << head_text(verdict.head) << '\n';
+              << "checkpoints: " << checkpoint_words(verdict, witness) << '\n';
+    if (witness.signed_head)
+      std::cout << "signed head: record " << witness.signed_head->sequence << ", " << printable(witness.head_file) << '\n';
+    std::cout << "head: " << to_text(verdict.head) << '\n';
     if (verdict.live) std::cout << "(a broker is writing; what comes now is not part of this)\n";
     return;
   }
   const auto& bad = *verdict.bad;
   std::cout << "NOT VERIFIED: " << printable(directory) << '\n'
-            << "first bad record: " << bad.file;
+            << (bad.line != 0 || bad.sequence != 0 ? "first bad record: " : "not as signed: ") << printable(bad.file);
   if (bad.line != 0) std::cout << ", line " << bad.line;
   if (bad.sequence != 0) std::cout << ", seq " << bad.sequence;
   std::cout << '\n' << "what: " << printable(bad.what) << '\n'
-            << "good up to: " << head_text(verdict.head) << '\n';
+            << "good up to: " << to_text(verdict.head) << '\n';
 }
 
 int verify(const AuditVerb& verb) {
-  std::optional<audit::ChainHead> noted;
-  if (!verb.head.empty()) {
-    noted = audit::parse_head(verb.head);
-    if (!noted) return complain({"--head", "is not SEQ:HASH with 64 hex digits, as verify prints it"}, kUsage);
-  }
   auto directory = find_log(verb);
   if (!directory) return complain(directory.error(), kUsage);
-  const auto verdict = audit::verify(*directory, noted);
+  const auto witness = find_witness(verb, *directory);
+  if (!witness) return complain(witness.error(), kUsage);
+  auto verdict = audit::verify(*directory, {.noted = witness->noted, .signed_head = witness->signed_head,
+                                            .key = witness->key ? &*witness->key : nullptr});
   if (!verdict) return complain(verdict.error(), kUsage);
-  if (verb.json) print_json(*directory, *verdict);
-  else print_words(*directory, *verdict);
+  if (!verdict->bad && witness->forged)
+    verdict->bad = {witness->forged->where, 0, 0, "the signed head " + witness->forged->what};
+  if (verb.json) print_json(*directory, *verdict, *witness);
+  else print_words(*directory, *verdict, *witness);
   return verdict->bad ? kNo : kYes;
 }
 
@@ -248,7 +293,13 @@ void add_audit(CLI::App& app, int& status) {
 
   CLI::App* const verify_verb = verbs->add_subcommand("verify", "Whether the log is what was written; status 1 if not");
   add_common(*verify_verb, *options);
-  verify_verb->add_option("--head", options->head, "SEQ:HASH noted earlier; shows whether the end is missing");
+  verify_verb->add_option("--head", options->head,
+                          "SEQ:HASH noted earlier, or the signed head's file (default: beside the key); shows whether the end is missing");
+  verify_verb->add_option("--key", options->key,
+                          "the broker's public key (default: audit-key.pub.pem beside the log); shows who wrote it");
+  verify_verb->footer("Examples:\n  fbroker audit verify -s web-1\n"
+                      "  fbroker audit verify -s web-1 --key ~/kept/web-1.pub.pem --head /backup/web-1.head\n"
+                      "Exit status: 0 whole, 1 not, 2 usage.");
   verify_verb->callback([options, &status] { status = verify(*options); });
 }
 

@@ -222,11 +222,13 @@ void show_text(const Policy& policy) {
     if (rule.unless_created) std::cout << "    unless this session created it\n";
     if (!rule.because.empty()) std::cout << "    because: " << in_quotes(rule.because) << "\n";
   }
-  std::cout << "otherwise: deny\n";
+  std::cout << "otherwise: deny\n"
+            << "durability: " << name_of(policy.durability) << "\n";
 }
 
 void show_json(const Policy& policy) {
-  json out = {{"exports", json::array()}, {"rules", json::array()}};
+  json out = {{"exports", json::array()}, {"rules", json::array()},
+              {"durability", name_of(policy.durability)}};
   for (const Export& e : policy.exports)
     out["exports"].push_back({{"at", e.at.bytes()}, {"from", e.from}, {"submounts", e.submounts},
                               {"static", e.static_content},

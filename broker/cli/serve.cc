@@ -31,7 +31,7 @@ constexpr std::chrono::seconds kDrainBound{5};
 constexpr int kParentCheckMs = 1000;
 
 struct ServeOptions {
-  std::string policy, socket, control, state, audit, root, session = "default";
+  std::string policy, socket, control, state, audit, audit_head, root, session = "default";
   bool embedded = false;
   int ready_fd = -1;
 };
@@ -182,7 +182,7 @@ int serve(const ServeOptions& options) {
   if (options.embedded)
     if (const auto owner = broker::HostProcess::open(parent))
       if (auto written = broker::write_owner(listener->lock.get(), *owner, control); !written) say(written.error().text());
-  auto registry = Registry::open({options.session, state, audit, &say});
+  auto registry = Registry::open({options.session, state, audit, absolute(options.audit_head, cwd), &say});
   if (!registry) return failed(registry.error().text());
   if (!options.embedded) {
     (*registry)->restore(options.session);
@@ -219,6 +219,7 @@ void add_serve(CLI::App& app, int& status) {
   verb->add_option("--control", options->control, "control socket");
   verb->add_option("--state", options->state, "grants and sessions, kept over restarts");
   verb->add_option("--audit", options->audit, "audit log's directory");
+  verb->add_option("--audit-head", options->audit_head, "where the log's signed head is kept: another disk than the log's is best");
   verb->add_option("--session", options->session, "the session's and the broker's name (default)");
   verb->add_flag("--embedded", options->embedded, "for fbroker run: no session yet; ends with its parent");
   verb->add_option("--ready-fd", options->ready_fd, "for fbroker run: told there when it can be called");

@@ -26,6 +26,8 @@ bool print_broker(const json& status) {
   const json audit = status.value("audit", json::object());
   std::printf("  audit %s  %llu records\n", text_at(audit, "directory").c_str(), number_at(audit, "appended"));
   const bool writing = audit.value("writing", true);
+  if (const std::string problem = text_at(audit, "head_problem"); !problem.empty())
+    std::printf("  the log's signed head cannot be written: %s\n", problem.c_str());
   if (!writing) std::printf("  AUDIT LOG CANNOT BE WRITTEN, no work is done: %s\n", text_at(audit, "problem").c_str());
   for (const json& session : status.value("sessions", json::array())) {
     std::printf("  session %s  /workspace = %s\n", text_at(session, "name").c_str(), text_at(session, "root").c_str());

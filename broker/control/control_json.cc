@@ -213,6 +213,8 @@ std::string audit_json(const audit::AuditStatus& status, const std::string& dire
   object.text("directory", directory).flag("writing", status.writing);
   if (!status.problem.empty()) object.text("problem", status.problem);
   object.number("appended", status.appended).number("durable", status.durable).text("head", status.head);
+  object.number("signed_to", status.signed_to);
+  if (!status.head_problem.empty()) object.text("head_problem", status.head_problem);
   object.number("refused", status.refused).number("over_quota", status.over_quota);
   return object.end();
 }

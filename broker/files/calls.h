@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <string_view>
+#include <type_traits>
 
 #include "broker/files/local_file_service.h"
 #include "policy/model.h"
@@ -49,6 +50,19 @@ inline constexpr std::array<CallInfo, 21> kCalls{{
 template <class CallType>
 constexpr const CallInfo& info_of(CallType call) {
   return kCalls[static_cast<std::size_t>(call)];
+}
+
+// INVARIANT: with "durability": "strict" nothing is answered, well or not, whose
+//   record a power loss could still take; what cannot be on disk is EIO.
+template <class Act>
+auto LocalFileService::answer_durably(const Gate& gate, Act&& act) -> decltype(act()) {
+  auto outcome = act();
+  if (gate.admission.view().durability == policy::Durability::normal) return outcome;
+  const auto on_disk = session_.audit.wait_durable();
+  if (on_disk) return outcome;
+  if constexpr (std::is_same_v<decltype(outcome), Result<protocol::Opened, Errno>>)
+    if (outcome) handles_.remove(outcome->handle);   // nobody is told of it
+  return on_disk.error();
 }
 
 // The name by which a descriptor can be named to calls that take only names.

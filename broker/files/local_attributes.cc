@@ -93,6 +93,11 @@ Result<Attributes, Errno> LocalFileService::truncate(const Caller& caller, const
                                                      std::uint64_t size) {
   if (size > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) return Errno{EFBIG};
   const Gate gate = enter(caller, Call::truncate);
+  return answer_durably(gate, [&] { return set_size(gate, ref, size); });
+}
+
+Result<Attributes, Errno> LocalFileService::set_size(const Gate& gate, const FileRef& ref,
+                                                     std::uint64_t size) {
   const std::shared_lock names(names_);
   FBROKER_TRY(const Subject subject, this->subject(gate, ref));
   if (subject.stat.is_directory()) return Errno{EISDIR};
@@ -114,13 +119,18 @@ Result<Attributes, Errno> LocalFileService::truncate(const Caller& caller, const
   return changed(gate, subject, outcome, "size " + std::to_string(size));
 }
 
-// INVARIANT: only bits that differ from those shown are changed: `chmod +x`
-//   sends back the r and w bits that the policy filtered, and must not write
-//   the filter into the person's file. Set-id bits never reach the host.
 Result<Attributes, Errno> LocalFileService::chmod(const Caller& caller, const FileRef& ref,
                                                   std::uint32_t permissions) {
   if ((permissions & ~07777u) != 0) return Errno{EINVAL};
   const Gate gate = enter(caller, Call::chmod);
+  return answer_durably(gate, [&] { return set_permissions(gate, ref, permissions); });
+}
+
+// INVARIANT: only bits that differ from those shown are changed: `chmod +x`
+//   sends back the r and w bits that the policy filtered, and must not write
+//   the filter into the person's file. Set-id bits never reach the host.
+Result<Attributes, Errno> LocalFileService::set_permissions(const Gate& gate, const FileRef& ref,
+                                                            std::uint32_t permissions) {
   const std::shared_lock names(names_);
   FBROKER_TRY(const Subject subject, this->subject(gate, ref));
   if (subject.stat.is_symlink()) return Errno{EOPNOTSUPP};
@@ -140,6 +150,11 @@ Result<Attributes, Errno> LocalFileService::chmod(const Caller& caller, const Fi
 Result<Attributes, Errno> LocalFileService::utimens(const Caller& caller, const FileRef& ref,
                                                     const SetTimes& times) {
   const Gate gate = enter(caller, Call::utimens);
+  return answer_durably(gate, [&] { return set_times(gate, ref, times); });
+}
+
+Result<Attributes, Errno> LocalFileService::set_times(const Gate& gate, const FileRef& ref,
+                                                      const SetTimes& times) {
   const std::shared_lock names(names_);
   FBROKER_TRY(const Subject subject, this->subject(gate, ref));
   const timespec leave{.tv_sec = 0, .tv_nsec = UTIME_OMIT};

@@ -112,6 +112,11 @@ Result<LocalFileService::Decided, Errno> LocalFileService::permit_new(const Gate
 Result<Lookup, Errno> LocalFileService::mkdir(const Caller& caller, const WorkspacePath& path,
                                               std::uint32_t permissions) {
   const Gate gate = enter(caller, Call::mkdir);
+  return answer_durably(gate, [&] { return make_directory(gate, path, permissions); });
+}
+
+Result<Lookup, Errno> LocalFileService::make_directory(const Gate& gate, const WorkspacePath& path,
+                                                       std::uint32_t permissions) {
   const std::shared_lock names(names_);
   FBROKER_TRY(const Decided decided, permit_new(gate, path));
   FBROKER_TRY(const Found before, find(gate, decided));
@@ -139,6 +144,11 @@ Result<Lookup, Errno> LocalFileService::symlink(const Caller& caller, std::strin
   if (target.size() > kMaxPathBytes - 1) return Errno{ENAMETOOLONG};
   if (target.find('\0') != target.npos) return Errno{EINVAL};
   const Gate gate = enter(caller, Call::symlink);
+  return answer_durably(gate, [&] { return make_symlink(gate, target, path); });
+}
+
+Result<Lookup, Errno> LocalFileService::make_symlink(const Gate& gate, std::string_view target,
+                                                     const WorkspacePath& path) {
   const std::shared_lock names(names_);
   FBROKER_TRY(const Decided decided, permit_new(gate, path));
   const RecordWords words{.target = std::string(target)};
@@ -165,6 +175,11 @@ Result<Lookup, Errno> LocalFileService::symlink(const Caller& caller, std::strin
 Result<Lookup, Errno> LocalFileService::link(const Caller& caller, const FileRef& existing,
                                              const WorkspacePath& added) {
   const Gate gate = enter(caller, Call::link);
+  return answer_durably(gate, [&] { return make_link(gate, existing, added); });
+}
+
+Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRef& existing,
+                                                  const WorkspacePath& added) {
   const std::unique_lock names(names_);
   FBROKER_TRY(const Decided source, permit(gate, existing.path, Operation::list));
   FBROKER_TRY(const Decided decided, permit_new(gate, added));
@@ -204,11 +219,13 @@ Result<Lookup, Errno> LocalFileService::link(const Caller& caller, const FileRef
 // --- Removing
 
 Result<void, Errno> LocalFileService::unlink(const Caller& caller, const WorkspacePath& path) {
-  return remove(enter(caller, Call::unlink), path, false);
+  const Gate gate = enter(caller, Call::unlink);
+  return answer_durably(gate, [&] { return remove(gate, path, false); });
 }
 
 Result<void, Errno> LocalFileService::rmdir(const Caller& caller, const WorkspacePath& path) {
-  return remove(enter(caller, Call::rmdir), path, true);
+  const Gate gate = enter(caller, Call::rmdir);
+  return answer_durably(gate, [&] { return remove(gate, path, true); });
 }
 
 Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePath& path,
@@ -245,10 +262,12 @@ Result<void, Errno> LocalFileService::rename(const Caller& caller, const Workspa
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return Errno{EINVAL};
   const Gate gate = enter(caller, Call::rename);
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
-  // INVARIANT: nobody resolves a name while names change their meaning; every
-  //   handle is either entered before and follows, or opened after.
-  const std::unique_lock names(names_);
-  return rename_locked(gate, from, to, flags);
+  return answer_durably(gate, [&] {
+    // INVARIANT: nobody resolves a name while names change their meaning; every
+    //   handle is either entered before and follows, or opened after.
+    const std::unique_lock names(names_);
+    return rename_locked(gate, from, to, flags);
+  });
 }
 
 Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const WorkspacePath& from,

@@ -63,6 +63,10 @@ bool is_root(Handle& handle) {
 
 Result<Opened, Errno> LocalFileService::open_directory(const Caller& caller, const FileRef& ref) {
   const Gate gate = enter(caller, Call::open_directory);
+  return answer_durably(gate, [&] { return open_listing(gate, ref); });
+}
+
+Result<Opened, Errno> LocalFileService::open_listing(const Gate& gate, const FileRef& ref) {
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   if (handles_.full()) return Errno{EMFILE};
   const std::shared_lock names(names_);
@@ -73,8 +77,8 @@ Result<Opened, Errno> LocalFileService::open_directory(const Caller& caller, con
   auto made = std::make_shared<Handle>();
   made->directory = true;
   made->opened.read = true;
-  made->pid = caller.pid;
-  made->peer_pid = caller.peer_pid;
+  made->pid = gate.caller.pid;
+  made->peer_pid = gate.caller.peer_pid;
   made->path = ref.path;
   Opened opened;
   auto found = find_existing(gate, decided, ref.expect);

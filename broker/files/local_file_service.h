@@ -176,6 +176,10 @@ class LocalFileService final : public protocol::FileService {
   // The end of a call that changes something: writes it down, whatever came of it.
   Result<void, Errno> finish(const Gate& gate, const Decided& decided, policy::Operation operation,
                              const Result<void, Errno>& outcome, RecordWords words = {});
+  // Makes an open or a change, and answers when the policy's "durability" lets
+  // it. Precondition: no lock is held, so that many can wait for one sync.
+  template <class Act>
+  auto answer_durably(const Gate& gate, Act&& act) -> decltype(act());
   bool is_created(const Gate& gate, const WorkspacePath& path) const;
   // Refuses content that would make the host's git run something.
   // Precondition: decided.vetted.
@@ -221,6 +225,21 @@ class LocalFileService final : public protocol::FileService {
   Result<Decided, Errno> permit_handle(const Gate& gate, Handle& handle,
                                        policy::Operation operation);
   void record_sums(const Gate& gate, Handle& handle, std::string detail);
+
+  // What the calls of the same name do, admitted.
+  Result<protocol::Opened, Errno> open_listing(const Gate& gate, const protocol::FileRef& ref);
+  Result<protocol::Lookup, Errno> make_directory(const Gate& gate, const WorkspacePath& path,
+                                                 std::uint32_t permissions);
+  Result<protocol::Lookup, Errno> make_symlink(const Gate& gate, std::string_view target,
+                                               const WorkspacePath& path);
+  Result<protocol::Lookup, Errno> make_link(const Gate& gate, const protocol::FileRef& existing,
+                                            const WorkspacePath& added);
+  Result<protocol::Attributes, Errno> set_size(const Gate& gate, const protocol::FileRef& ref,
+                                               std::uint64_t size);
+  Result<protocol::Attributes, Errno> set_permissions(const Gate& gate, const protocol::FileRef& ref,
+                                                      std::uint32_t permissions);
+  Result<protocol::Attributes, Errno> set_times(const Gate& gate, const protocol::FileRef& ref,
+                                                const protocol::SetTimes& times);
 
   // --- Opening (local_open.cc)
   struct Opening;

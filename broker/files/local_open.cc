@@ -71,7 +71,8 @@ Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef
                                              std::uint32_t permissions) {
   if (!protocol::open_flags_known(flags)) return Errno{EINVAL};
   std::vector<Pin> used;
-  auto opened = open_file(enter(caller, Call::open), ref, flags, permissions, used);
+  const Gate gate = enter(caller, Call::open);
+  auto opened = answer_durably(gate, [&] { return open_file(gate, ref, flags, permissions, used); });
   if (!opened) {
     give_back(used);
   } else if (options_.on_grant_used) {

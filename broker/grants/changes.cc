@@ -344,7 +344,7 @@ Result<ReloadOutcome> reload(const ChangeTurn& turn) {
   record.session = session.name();
   record.operation = "reload";
   record.host_path = session.options().policy.value_or("");
-  record.detail = std::to_string(outcome.rules) + " rules";
+  record.detail = std::to_string(outcome.rules) + " rules, durability " + std::string(name_of(session.policy().durability));
   outcome.recorded = session.parts().audit.append(record).has_value();
   return outcome;
 }

@@ -83,8 +83,12 @@ Result<void> Registry::start() {
   own_files_.add_directory(state_.path());
   own_files_.add_directory(options_.audit_directory);
   own_files_.add_directory(runtime_path());
+  if (!options_.audit_head.empty())
+    for (const char* part : {"", ".new"}) own_files_.add_file(options_.audit_head + part);
   audit::AuditOptions audit;
   audit.directory = options_.audit_directory;
+  audit.key_directory = state_.path();
+  audit.head_file = options_.audit_head;
   FBROKER_TRY(audit_, audit::AuditLog::open(std::move(audit)));
   FBROKER_TRY(grants_, GrantStore::open(state_));
   FBROKER_TRY(remembered_, read_remembered());

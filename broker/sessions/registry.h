@@ -33,6 +33,7 @@ struct RegistryOptions {
   std::string broker = "default";       // its name
   std::string state_directory;          // absolute
   std::string audit_directory;          // absolute
+  std::string audit_head;               // absolute; "" = in the state directory
   std::function<void(const std::string&)> say;  // to the person at the terminal; any thread
 };
 

@@ -157,7 +157,7 @@ Result<std::shared_ptr<const View>> Session::compile(const policy::Policy& polic
   input.grants = grants_for_snapshot(grants);
   input.generation = generation_.fetch_add(1) + 2;  // 1 is nothing()'s
   FBROKER_TRY(auto snapshot, policy::Snapshot::compile(std::move(input)));
-  return std::make_shared<const View>(View{std::move(snapshot), std::move(exports)});
+  return std::make_shared<const View>(View{std::move(snapshot), std::move(exports), policy.durability});
 }
 
 std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveGrant>& grants) {
@@ -167,7 +167,8 @@ std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveG
   policy::SnapshotInput empty;
   empty.generation = generation_.fetch_add(1) + 2;
   return std::make_shared<const View>(
-      View{policy::Snapshot::compile(std::move(empty)).value(), admissions_.current()->exports});
+      View{policy::Snapshot::compile(std::move(empty)).value(), admissions_.current()->exports,
+           policy_.durability});
 }
 
 Result<policy::Policy> Session::read_policy() const { return policy_from(options_.policy); }

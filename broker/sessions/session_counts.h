@@ -40,6 +40,7 @@ class SessionCounts final : public audit::AuditSink {
   Result<void, Errno> append(const audit::Record& record) override;
   Result<void, Errno> ready() override { return log_.ready(); }
   Result<void, Errno> ready(const std::string& session) override { return log_.ready(session); }
+  Result<void, Errno> wait_durable() override { return log_.wait_durable(); }
 
   Counts counts() const;
 

@@ -13,6 +13,7 @@ class ExportTable;  // broker/files/export.h
 struct View {
   std::shared_ptr<const policy::Snapshot> snapshot;
   std::shared_ptr<const ExportTable> exports;
+  policy::Durability durability = policy::Durability::normal;
 };
 
 }  // namespace fbroker::broker

@@ -58,7 +58,7 @@ class AuditVerifyTest : public testing::Test {
     for (const auto& line : lines) file << line << '\n';
   }
   Verdict verdict(const std::optional<ChainHead>& noted = {}) const {
-    auto result = verify(directory_, noted);
+    auto result = verify(directory_, {.noted = noted});
     EXPECT_TRUE(result);
     return result ? *result : Verdict{};
   }

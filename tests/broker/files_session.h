@@ -67,6 +67,7 @@ class FilesSession {
     if (!admissions->drain(std::chrono::seconds(10))) std::abort();
   }
   void set_rules(std::vector<policy::Rule> rules) { rules_ = std::move(rules), publish(); }
+  void set_durability(policy::Durability durability) { durability_ = durability, publish(); }
   void set_grants(std::vector<policy::Grant> grants) { grants_ = std::move(grants), publish(); }
   void set_exports(std::vector<policy::Export> exports) { exports_ = std::move(exports), publish(); }
 
@@ -143,13 +144,14 @@ class FilesSession {
     table_ = broker::ExportTable::build(input, table_.get()).value();
     auto snapshot = policy::Snapshot::compile({rules_, grants_, generation_});
     if (!snapshot) std::abort();
-    return std::make_shared<const broker::View>(broker::View{*snapshot, table_});
+    return std::make_shared<const broker::View>(broker::View{*snapshot, table_, durability_});
   }
 
   std::vector<policy::Rule> rules_;
   std::vector<policy::Grant> grants_;
   std::vector<policy::Export> exports_;
   std::shared_ptr<const broker::ExportTable> table_;
+  policy::Durability durability_ = policy::Durability::normal;
   std::uint64_t generation_ = 1;
   std::unique_ptr<broker::HostWatch> watch_;
 };

@@ -43,7 +43,7 @@ class SessionBroker {
 
   void start() {
     auto listener = broker::bind_unix_socket(make_control(), "test.sock", 0600, broker::lock_path_of(make_control() + "/test.sock"));
-    auto opened = broker::Registry::open({"test", (dir / "state").string(), (dir / "state/audit").string(),
+    auto opened = broker::Registry::open({"test", (dir / "state").string(), (dir / "state/audit").string(), "",
                                           [this](const std::string& said) { hear(said); }});
     if (!opened) throw std::runtime_error(opened.error().text());
     registry = std::move(*opened);

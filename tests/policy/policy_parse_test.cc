@@ -53,6 +53,27 @@ TEST(PolicyParse, ReadsTheDesignsExample) {
   EXPECT_FALSE((*snapshot)->decide(*WorkspacePath::parse("/x/.env")).visible());
 }
 
+TEST(PolicyTextTest, DurabilityIsNormalUnlessItSaysStrict) {
+  const auto durability = [](const std::string& more) {
+    const auto policy = parse_policy(R"({"version":1)" + more + "}", "p.json");
+    EXPECT_TRUE(policy) << more;
+    return policy ? policy->durability : Durability::normal;
+  };
+  EXPECT_EQ(durability(""), Durability::normal);
+  EXPECT_EQ(durability(R"(,"durability":"normal")"), Durability::normal);
+  EXPECT_EQ(durability(R"(,"durability":"strict")"), Durability::strict);
+  EXPECT_EQ(default_policy().durability, Durability::normal);
+}
+
+TEST(PolicyTextTest, AnyOtherDurabilityIsRefusedInWords) {
+  for (const char* bad : {R"("stict")", "true", "null", R"(["strict"])", R"("Strict")", R"("")"}) {
+    const auto policy = parse_policy(R"({"version":1,"durability":)" + std::string(bad) + "}", "p.json");
+    ASSERT_FALSE(policy) << bad;
+    EXPECT_EQ(policy.error()[0].pointer, "/durability") << bad;
+    EXPECT_NE(policy.error()[0].message.find("\"normal\" or \"strict\""), std::string::npos) << policy.error()[0].text();
+  }
+}
+
 struct BadText {
   const char* name;
   std::string text;

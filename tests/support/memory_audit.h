@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <mutex>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,24 @@ class MemoryAudit final : public audit::AuditSink {
     return ok;
   }
 
+  Result<void, Errno> wait_durable() override {
+    if (on_wait) on_wait();
+    const std::lock_guard lock(mutex_);
+    durable_ = records_.size();
+    if (failing_sync_) return Errno{EIO};
+    return ok;
+  }
+  std::function<void()> on_wait;   // set before anybody waits
+
+  // How many records were there at the last wait_durable().
+  std::size_t durable() const {
+    const std::lock_guard lock(mutex_);
+    return durable_;
+  }
+  void fail_sync(bool failing) {
+    const std::lock_guard lock(mutex_);
+    failing_sync_ = failing;
+  }
   void fail(bool failing) {
     const std::lock_guard lock(mutex_);
     failing_ = failing;
@@ -49,7 +68,8 @@ class MemoryAudit final : public audit::AuditSink {
  private:
   mutable std::mutex mutex_;   // guards what follows
   std::vector<audit::Record> records_;
-  bool failing_ = false;
+  std::size_t durable_ = 0;
+  bool failing_ = false, failing_sync_ = false;
 };
 
 }  // namespace fbroker::test
