@@ -82,7 +82,8 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
     std::printf("taken back: %s; the policy's rules hold there again\n", lifted.value("id", "").c_str());
   if (revoked.ended.empty() && revoked.denied.empty() && answer.value("lifted", json::array()).empty())
     std::printf("nothing was accessible\n");
-  std::printf("%llu handles closed, %.1f ms\n", static_cast<unsigned long long>(revoked.handles_closed), revoked.milliseconds);
+  std::printf("%llu %s closed, %.1f ms\n", static_cast<unsigned long long>(revoked.handles_closed),
+              revoked.handles_closed == 1 ? "handle" : "handles", revoked.milliseconds);
   if (revoked.sandbox_killed) std::fprintf(stderr, "the sandbox did not forget in time and was killed\n");
   else if (!acknowledged)
     std::fprintf(stderr, "a client did not confirm that it forgot, and its sandbox is not known: its connections "
