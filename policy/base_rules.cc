@@ -98,6 +98,9 @@ std::vector<BaseRule> guards() {
              "**/*.git/worktrees/**/config", "**/*.git/worktrees/**/config.lock",
              "**/*.git/worktrees/**/config.worktree", "**/*.git/worktrees/**/config.worktree.lock",
              "**/*.git/worktrees/**/commondir"}),
+      // Whatever its folder is called, a HEAD is what makes it a repository.
+      guard("git", "git on the host would take its folder for a repository", {"**/HEAD"}, {write, create},
+            {"**/*.git/**"}),
       // A ".git" file says where the repository is. It may be created (git
       // init, clone and worktree do), but one that is there not turned round.
       guard("git", "git on the host would follow it", {"**/.git"}, {write, delete_},

@@ -66,6 +66,11 @@ Role role_within(std::span<const std::string_view> rest) {
   return role_in_modules(rest.subspan(2));
 }
 
+// Any name of the path, the last one too.
+bool is_of_repository(const WorkspacePath& path) {
+  return std::ranges::any_of(names_of(path.bytes()), is_repository);
+}
+
 // ---- configuration ----------------------------------------------------------------
 
 // INVARIANT: keys that can make git run a program, load a file, connect
@@ -252,6 +257,14 @@ std::optional<std::string> objection_to_gitfile(std::string_view content) {
   return wrong;
 }
 
+// What git takes for a HEAD: setup.c of git, validate_headref().
+bool is_head(std::string_view content) {
+  constexpr std::size_t kHexDigits = 40;
+  return content.starts_with("ref:") ||
+         (content.size() >= kHexDigits &&
+          std::ranges::all_of(content.substr(0, kHexDigits), [](unsigned char c) { return std::isxdigit(c); }));
+}
+
 }  // namespace
 
 Role role_of(const WorkspacePath& path) {
@@ -261,7 +274,10 @@ Role role_of(const WorkspacePath& path) {
     const Role role = role_within(std::span(names).subspan(at + 1));
     if (role != Role::none) return role;
   }
-  return path.name() == ".git" ? Role::gitfile : Role::none;
+  if (path.name() == ".git") return Role::gitfile;
+  // ATTACK: with the .git of the root broken, git looks whether the root itself
+  //   is a repository; and a folder that is one, its person enters.
+  return path.name() == "HEAD" && !is_of_repository(path) ? Role::head : Role::none;
 }
 
 std::optional<std::string> objection(const WorkspacePath& path, std::string_view content) {
@@ -280,6 +296,9 @@ std::optional<std::string> objection(const WorkspacePath& path, std::string_view
       if (content.empty() || without_newline(content) == "../..") return {};
       return "a commondir that is not the repository's own";
     case Role::hooks: return "a file in place of the folder of hooks";
+    case Role::head:
+      if (!is_head(content)) return {};
+      return "a repository's HEAD in a folder that is not called *.git";
     case Role::closed: break;
   }
   return "git on the host would run or follow it";
@@ -290,13 +309,17 @@ bool is_within_repository(const WorkspacePath& path) {
   return !names.empty() && std::any_of(names.begin(), names.end() - 1, is_repository);
 }
 
+bool leaves_repository(const WorkspacePath& from, const WorkspacePath& to) {
+  return is_of_repository(from) && !is_of_repository(to);
+}
+
 bool link_misleads(const WorkspacePath& path, std::string_view target) {
   // ATTACK: core.worktree may name a folder of links, and git then checks out
   //   into the hooks of a repository that is not its own.
   if (std::ranges::any_of(names_of(target), is_repository)) return true;
   const Names names = names_of(path.bytes());
   const auto at = std::ranges::find_if(names, is_repository);
-  if (at == names.end()) return false;
+  if (at == names.end()) return !names.empty() && names.back() == "HEAD";
   static const RE2 kTrial("t[A-Za-z0-9]{6}");   // git's own "tXXXXXX"
   return !(names.end() - at == 2 && target == "testing" && RE2::FullMatch(names.back(), kTrial));
 }

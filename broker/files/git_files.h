@@ -7,8 +7,9 @@
 // whatever the index calls a submodule and runs its core.fsmonitor there. So
 // configuration is written only with keys that are known to run nothing, hooks
 // only as samples, and what says where a repository lies may only name a place
-// that the guard watches too. Sources: git-config(1), githooks(5),
-// gitrepository-layout(5), gitfile in gitglossary(7).
+// that the guard watches too. A folder is a repository by its HEAD, whatever
+// it is called: none is made in a folder that is not called "*.git". Sources:
+// git-config(1), githooks(5), gitrepository-layout(5), gitfile in gitglossary(7).
 //
 // Pure; any thread.
 #pragma once
@@ -28,6 +29,7 @@ enum class Role {
   gitfile,    // a file ".git": says where the repository lies
   commondir,  // of a worktree: where the repository's common part lies
   hooks,      // the directory: only a directory may have that name
+  head,       // a file "HEAD" in no repository: makes its folder a bare one
   closed,     // a hook that is no sample; a commondir where git makes none
 };
 
@@ -43,9 +45,13 @@ inline constexpr std::size_t kMaxBytes = 256 * 1024;
 // Whether it lies in a folder that is called as a repository is.
 bool is_within_repository(const WorkspacePath& path);
 
+// Whether a folder that is moved so takes a repository's files out to where
+// they have other roles, and are guarded no more.
+bool leaves_repository(const WorkspacePath& from, const WorkspacePath& to);
+
 // Whether a symlink there could lead git to a repository that no guard
-// watches, or its writing into one: a link that is called as a repository is,
-// lies within one or names one. (But `git init` tries out whether links can be
+// watches, or its writing into one: a link that is called as a repository or
+// its HEAD is, lies within one or names one. (But `git init` tries out whether links can be
 // made.)
 bool link_misleads(const WorkspacePath& path, std::string_view target);
 

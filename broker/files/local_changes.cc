@@ -74,6 +74,7 @@ bool git_would_look_anew(const WorkspacePath& from, const WorkspacePath& to, con
   if (!what.is_directory())
     return git::role_of(to) != git::Role::none &&
            (git::role_of(from) != git::role_of(to) || from.parent() != to.parent());
+  if (git::leaves_repository(from, to)) return true;
   // A submodule's configuration counts the folders that it lies deep.
   const auto depth = [](const WorkspacePath& path) { return std::ranges::count(path.bytes(), '/'); };
   return git::is_within_repository(to) && depth(from) != depth(to);

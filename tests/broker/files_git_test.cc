@@ -50,13 +50,15 @@ constexpr Named kNames[] = {
     {"/.git/hooks/d/x.sample", Role::closed},
     {"/.git/modules/m/hooks/post-index-change", Role::closed},
     {"/x/.git", Role::gitfile},
+    {"/HEAD", Role::head},
+    {"/a/HEAD", Role::head},
 };
 
 TEST(FilesGit, KnowsFilesByTheirNames) {
   for (const auto& [path, role] : kNames) EXPECT_EQ(git::role_of(at(path)), role) << path;
   for (const char* path :
        {"/", "/config", "/a/hooks/pre-commit", "/.git/HEAD", "/.git/refs/heads/config", "/.github/config",
-        "/.git/hooks/pre-commit.sample", "/.git/modules/m/refs/heads/config",
+        "/.git/worktrees/w/HEAD", "/x.git/HEAD", "/HEAD/x", "/HEAD.lock", "/.git/hooks/pre-commit.sample", "/.git/modules/m/refs/heads/config",
         "/.git/modules/m/logs/refs/heads/hooks/x", "/.git/objects/info/alternates", "/x.git"})
     EXPECT_EQ(git::role_of(at(path)), Role::none) << path;
 }
@@ -321,6 +323,31 @@ TEST(FilesGit, AWorktreesFolderHasNoHooksEither) {
   EXPECT_EQ(s.put("/r/.git/worktrees/e/hooks/post-index-change.sample", "#!/bin/sh\n"), 0);
   EXPECT_EQ(s.put("/r/.git/worktrees/e/config", kEvil), EACCES);
   EXPECT_EQ(s.rename("/hooks", "/r/.git/worktrees/f/hooks"), EXDEV);
+}
+
+// ATTACK: break .git/HEAD, and git asks whether the folder around it is a
+// repository: it is one by HEAD, objects and refs, and obeys its "config".
+TEST(FilesGit, NoFolderIsMadeABareRepositoryUnlessItIsCalledSo) {
+  OwnRepository s;
+  EXPECT_EQ(s.put("/HEAD", "any words"), EACCES) << "the person's folder";
+  ASSERT_EQ(s.mkdir("/d"), 0);
+  EXPECT_EQ(s.put("/d/HEAD", "ref: refs/heads/main\n"), EACCES);
+  EXPECT_EQ(s.put("/d/HEAD", "ref:\trefs/heads/main"), EACCES);
+  EXPECT_EQ(s.put("/d/HEAD", std::string(40, 'a') + "\n"), EACCES);
+  EXPECT_EQ(s.put("/d/HEAD", "# Heading\n"), 0);
+  EXPECT_EQ(s.put("/d/words", "ref: refs/heads/main\n"), 0);
+  EXPECT_EQ(s.rename("/d/words", "/d/HEAD"), EXDEV);
+  ASSERT_EQ(s.mkdir("/e"), 0);
+  EXPECT_EQ(s.link("/d/words", "/e/HEAD"), EPERM);
+  EXPECT_EQ(s.symlink("refs/heads/main", "/e/HEAD"), EPERM);
+  ASSERT_EQ(s.mkdir("/b.git"), 0);
+  ASSERT_EQ(s.put("/b.git/HEAD", "ref: refs/heads/main\n"), 0);
+  EXPECT_EQ(s.rename("/b.git/HEAD", "/e/HEAD"), EXDEV);
+  EXPECT_EQ(s.link("/b.git/HEAD", "/e/HEAD"), EPERM);
+  EXPECT_EQ(s.rename("/b.git", "/b"), EXDEV);
+  ASSERT_EQ(s.mkdir("/b.git/c"), 0);
+  EXPECT_EQ(s.rename("/b.git/c", "/c"), EXDEV);
+  EXPECT_EQ(s.rename("/b.git", "/c.git"), 0);
 }
 
 // ATTACK: core.worktree may lead through a link, and a checkout there writes hooks.

@@ -17,6 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
   if (!path || git::objection(*path, content)) return 0;
   const git::Role role = git::role_of(*path);
   if (role == git::Role::closed || role == git::Role::hooks) std::abort();
+  if (role == git::Role::head && content.starts_with("ref:")) std::abort();
   if (role != git::Role::config) return 0;
   // A key stands first in its line, or, to git, after its section's name.
   for (std::size_t at = 0; at < content.size();) {
