@@ -11,6 +11,7 @@
 #include "broker/sessions/leftovers.h"
 #include "tests/broker/session_broker.h"
 #include "tests/support/process.h"
+#include "tests/support/temp_tree.h"
 
 namespace fbroker::test {
 namespace {
@@ -59,8 +60,8 @@ class SessionLauncher : public testing::Test {
   // Everything in the runtime directory that speaks of `name`.
   std::vector<std::string> left_of(const std::string& name) const {
     std::vector<std::string> left;
-    for (const auto& entry : fs::recursive_directory_iterator(broker::runtime_path())) {
-      const std::string path = entry.path();
+    for (const std::string& below : names_below(broker::runtime_path())) {
+      const std::string path = "/" + below;
       if (path.find("/" + name) != path.npos || path.find("%" + name) != path.npos) left.push_back(path);
     }
     return left;

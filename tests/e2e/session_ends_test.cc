@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "tests/support/agent_session.h"
+#include "tests/support/temp_tree.h"
 
 namespace fbroker::test {
 namespace {
@@ -25,19 +26,11 @@ class SessionEnds : public testing::TestWithParam<std::string> {
     return broker;
   }
   // Sockets, directories and locks, without those that every broker needs.
-  // They go while they are looked at: what stops the walk is just looked at again.
   std::string left(const std::string& but = "") const {
-    for (;;) {
-      const fs::path base = home->path() / "run/fbroker";
-      std::string left;
-      std::error_code error;
-      for (fs::recursive_directory_iterator at(base, error), end; !error && at != end; at.increment(error)) {
-        const std::string name = at->path().lexically_relative(base);
-        if (name == "control" || name == ".locks" || (!but.empty() && name.find(but) != name.npos)) continue;
-        left += name + "\n";
-      }
-      if (!error) return left;
-    }
+    std::string left;
+    for (const std::string& name : names_below(home->path() / "run/fbroker"))
+      if (name != "control" && name != ".locks" && (but.empty() || name.find(but) == name.npos)) left += name + "\n";
+    return left;
   }
   // Programs of the sandbox: they carry the session's mark in their command line.
   bool runs(const std::string& mark) const {

@@ -58,4 +58,13 @@ bool TempTree::exists(std::string_view below) const {
   return std::filesystem::exists(std::filesystem::symlink_status(path(below)));
 }
 
+std::vector<std::string> names_below(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::vector<std::string> names;
+  std::filesystem::recursive_directory_iterator at(directory, error), end;
+  for (; !error && at != end; at.increment(error)) names.push_back(at->path().lexically_relative(directory));
+  // What stopped the walk went away under it: the rest is not seen yet.
+  return error && std::filesystem::exists(directory) ? names_below(directory) : names;
+}
+
 }  // namespace fbroker::test

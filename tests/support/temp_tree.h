@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace fbroker::test {
 
@@ -24,5 +25,9 @@ class TempTree {
  private:
   std::filesystem::path root_;
 };
+
+// All that lies below a directory, relative to it; nothing when there is none.
+// Others may be removing it meanwhile.
+std::vector<std::string> names_below(const std::filesystem::path& directory);
 
 }  // namespace fbroker::test
