@@ -618,8 +618,17 @@ Snapshot::Snapshot(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 Snapshot::~Snapshot() = default;
 
 Result<std::shared_ptr<const Snapshot>> Snapshot::compile(SnapshotInput input) {
+  SnapshotInput lasting{.rules = {}, .grants = {}, .generation = input.generation};
+  const auto is_deny = [](const Grant& grant) { return grant.effect == Effect::deny; };
+  std::ranges::copy_if(input.grants, std::back_inserter(lasting.grants), is_deny);
+  const bool has_grants = lasting.grants.size() < input.grants.size();
+  if (has_grants) lasting.rules = input.rules;
   FBROKER_TRY(auto impl, Impl::Builder(std::move(input)).build());
-  return std::shared_ptr<const Snapshot>(new Snapshot(std::move(impl)));
+  std::shared_ptr<Snapshot> made(new Snapshot(std::move(impl)));
+  if (has_grants) {
+    FBROKER_TRY(made->lasting_, compile(std::move(lasting)));
+  }
+  return std::shared_ptr<const Snapshot>(std::move(made));
 }
 
 std::uint64_t Snapshot::generation() const noexcept { return impl_->input.generation; }
@@ -647,6 +656,14 @@ bool Snapshot::would_widen(const WorkspacePath& from, const WorkspacePath& to, b
   for (std::size_t op = 0; op < kOperations; ++op)
     if (after.allows(static_cast<Operation>(op)) && !before.allows(static_cast<Operation>(op)))
       return true;
+  // ATTACK: what only a grant allows gets a name that outlives the grant: by a
+  //   rule, or by another grant.
+  const auto by_grant = [&](std::uint32_t reason) { return reason > impl_->input.rules.size(); };
+  for (std::size_t op = 0; op < kOperations; ++op) {
+    const auto &was = before.entries[op], &is = after.entries[op];
+    if (is.effect == Effect::allow && by_grant(is.reason) && by_grant(was.reason) && is.reason != was.reason) return true;
+  }
+  if (lasting_ && lasting_->would_widen(from, to, directory, from_facts, to_facts)) return true;
   if (!directory) return false;
   // What counts as created loses its guards, wherever below they would hold.
   if (to_facts.created_by_session && !from_facts.created_by_session && impl_->has_guards)

@@ -75,7 +75,8 @@ class Snapshot {
 
   Reason reason(std::uint32_t index) const;
 
-  // A rename or link must never change what the policy says of a file: true
+  // A rename or link must never change what the policy says of a file, now or
+  // when a grant has ended: true
   // when something at or below `to` would be allowed that is not allowed at the
   // same place below `from`. `directory`: compare the trie states of both, not
   // only the two paths; `match` rules that could differ count as differing. A
@@ -90,6 +91,7 @@ class Snapshot {
   struct Impl;
   explicit Snapshot(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
+  std::shared_ptr<const Snapshot> lasting_;   // what holds without the grants; none: there are none
 };
 
 // A node's or handle's decision with the generation it belongs to. A known

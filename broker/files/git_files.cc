@@ -73,8 +73,8 @@ bool is_of_repository(const WorkspacePath& path) {
 
 // ---- configuration ----------------------------------------------------------------
 
-// INVARIANT: keys that can make git run a program, load a file, connect
-//   elsewhere than a named remote or write outside of the work tree are not here. What is
+// INVARIANT: keys that can make git run a program, load a file, connect without
+//   being told to (a promisor remote is asked by a plain status), or write outside of the work tree are not here. What is
 //   not here is refused.
 struct Section {
   std::string_view name;
@@ -93,11 +93,10 @@ const std::vector<Section>& harmless() {
         "packedgitwindowsize", "deltabasecachelimit", "longpaths", "sharedrepository",
         "worktree"}},
       {"extensions", false,
-       {"objectformat", "compatobjectformat", "refstorage", "partialclone", "worktreeconfig", "noop",
-        "preciousobjects"}},
+       {"objectformat", "compatobjectformat", "refstorage", "worktreeconfig", "noop", "preciousobjects"}},
       {"remote", true,
-       {"url", "pushurl", "fetch", "push", "tagopt", "prune", "prunetags", "mirror", "promisor",
-        "partialclonefilter", "skipdefaultupdate", "skipfetchall"}},
+       {"url", "pushurl", "fetch", "push", "tagopt", "prune", "prunetags", "mirror",
+        "skipdefaultupdate", "skipfetchall"}},
       {"remote", false, {"pushdefault"}},
       {"branch", true, {"remote", "pushremote", "merge", "rebase", "description"}},
       {"branch", false, {"autosetupmerge", "autosetuprebase", "sort"}},
@@ -231,7 +230,10 @@ std::string_view without_newline(std::string_view content) {
   return content;
 }
 
-// Must end in a place whose configuration and hooks have a role.
+// Must end in a place whose configuration and hooks have a role, and always
+// had one.
+// ATTACK: a folder "x.git" that was checked out with the project holds what
+//   nobody has looked at. In one that is called ".git" git checks nothing out.
 std::optional<std::string> objection_to_gitfile(std::string_view content) {
   constexpr std::string_view kHead = "gitdir: ";
   const std::string wrong = "a .git file that leads out of any repository's folder";
@@ -244,7 +246,7 @@ std::optional<std::string> objection_to_gitfile(std::string_view content) {
   const auto up = std::ranges::find_if(names, [](auto name) { return name != ".."; });
   if (std::find_if(up, names.end(), [](auto name) { return name == ".." || name == "."; }) != names.end())
     return wrong;
-  const auto last = std::find_if(names.rbegin(), names.rend(), is_repository);
+  const auto last = std::find(names.rbegin(), names.rend(), ".git");
   if (last == names.rend()) return wrong;
   const std::span rest(last.base(), names.end());
   if (rest.empty()) return {};
@@ -309,8 +311,19 @@ bool is_within_repository(const WorkspacePath& path) {
   return !names.empty() && std::any_of(names.begin(), names.end() - 1, is_repository);
 }
 
-bool leaves_repository(const WorkspacePath& from, const WorkspacePath& to) {
-  return is_of_repository(from) && !is_of_repository(to);
+bool roles_differ_below(const WorkspacePath& from, const WorkspacePath& to) {
+  if (is_of_repository(from) != is_of_repository(to)) return true;
+  // One for each state that the names on the way can lead to (role_within).
+  constexpr std::string_view kProbes[] = {"config",           "commondir",        "hooks/x",   "m/config",
+                                          "m/hooks/x",        "m/commondir",      "m/n/config",
+                                          "modules/m/config", "worktrees/w/config"};
+  return std::ranges::any_of(kProbes, [&](std::string_view below) {
+    const auto at = [&](const WorkspacePath& folder) {
+      return WorkspacePath::parse(folder.bytes() + (folder.is_root() ? "" : "/") + std::string(below));
+    };
+    const auto before = at(from), after = at(to);
+    return !before || !after || role_of(*before) != role_of(*after);
+  });
 }
 
 bool link_misleads(const WorkspacePath& path, std::string_view target) {

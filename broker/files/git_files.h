@@ -45,9 +45,9 @@ inline constexpr std::size_t kMaxBytes = 256 * 1024;
 // Whether it lies in a folder that is called as a repository is.
 bool is_within_repository(const WorkspacePath& path);
 
-// Whether a folder that is moved so takes a repository's files out to where
-// they have other roles, and are guarded no more.
-bool leaves_repository(const WorkspacePath& from, const WorkspacePath& to);
+// Whether what lies in a folder that is moved so has another role there: nobody
+// has looked at it for that, or nobody will any more.
+bool roles_differ_below(const WorkspacePath& from, const WorkspacePath& to);
 
 // Whether a symlink there could lead git to a repository that no guard
 // watches, or its writing into one: a link that is called as a repository or

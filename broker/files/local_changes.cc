@@ -74,7 +74,7 @@ bool git_would_look_anew(const WorkspacePath& from, const WorkspacePath& to, con
   if (!what.is_directory())
     return git::role_of(to) != git::Role::none &&
            (git::role_of(from) != git::role_of(to) || from.parent() != to.parent());
-  if (git::leaves_repository(from, to)) return true;
+  if (git::roles_differ_below(from, to)) return true;
   // A submodule's configuration counts the folders that it lies deep.
   const auto depth = [](const WorkspacePath& path) { return std::ranges::count(path.bytes(), '/'); };
   return git::is_within_repository(to) && depth(from) != depth(to);
@@ -191,7 +191,8 @@ Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRe
   if (from.stat->is_set_id())
     return refuse(gate, source, Operation::create, Errno{EPERM}, {.target = words.target, .detail = "set-id file"});
   // INVARIANT: a second name never allows what the first does not.
-  if (gate.snapshot().would_widen(existing.path, added, false,
+  if (!links_.has_room() ||
+      gate.snapshot().would_widen(existing.path, added, false,
                                   {.created_by_session = is_created(gate, existing.path)},
                                   {.created_by_session = is_created(gate, added)}))
     return refuse(gate, source, Operation::create, Errno{EXDEV}, {.target = words.target, .detail = "would widen"});
@@ -209,6 +210,7 @@ Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRe
                               before.place.name.c_str(), AT_SYMLINK_FOLLOW));
   }();
   if (outcome) {
+    links_.add(existing.path, added);
     const auto now = stat_of(fd.get());
     tell_own_change(gate, added, before.directory.identity, now ? &*now : nullptr);
     tell_own_change(gate, existing.path, from.directory.identity, now ? &*now : nullptr);
@@ -250,6 +252,7 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
   }();
   if (outcome) {
     mark_unlinked(path, found.stat->identity);
+    links_.forget(path);
     if (directory) created_.forget(path);
     tell_own_change(gate, path, found.directory.identity, nullptr);
   }
@@ -294,6 +297,8 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
   const bool same_file = there.stat && there.stat->identity == moving.stat->identity;
   if (outcome && !same_file) {
     if (there.stat) mark_unlinked(to, there.stat->identity);
+    links_.forget(to);
+    links_.moved(from, to);
     created_.forget(to);
     created_.moved(from, to);
     if (moving.stat->is_directory()) {

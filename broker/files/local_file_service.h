@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "broker/files/created_set.h"
+#include "broker/files/made_links.h"
 #include "broker/files/export.h"
 #include "broker/handles/handle_table.h"
 #include "broker/handles/node_table.h"
@@ -118,6 +119,10 @@ class LocalFileService final : public protocol::FileService {
   std::size_t close_refused_handles(const std::optional<WorkspacePath>& revoked = std::nullopt);
   // The session is over.
   void close_all();
+  // Names that the session gave, elsewhere, to files at or below these.
+  std::vector<WorkspacePath> names_elsewhere(const std::vector<WorkspacePath>& places) const {
+    return links_.elsewhere(places);
+  }
   std::size_t open_handles() const { return handles_.size(); }
 
   // What the session made that only its having made it allowed (a cloned
@@ -290,6 +295,7 @@ class LocalFileService final : public protocol::FileService {
   HandleTable handles_;
   NodeTable nodes_;
   CreatedSet created_;
+  MadeLinks links_;
 
   // Held shared while a name is resolved and its handle entered, alone while a
   // rename changes what names mean: a handle never misses a rename.

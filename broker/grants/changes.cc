@@ -155,12 +155,12 @@ std::vector<std::string> what_allows(Session& session, const Snapshot& snapshot,
   return ids;
 }
 
-LiveGrant session_deny(const WorkspacePath& place) {
+LiveGrant session_deny(const WorkspacePath& place, const char* because) {
   LiveGrant live;
   live.grant.effect = Effect::deny;
   live.grant.path = place;
   live.grant.operations = OperationSet::all();
-  live.grant.because = "revoked";
+  live.grant.because = because;
   live.made = system_clock::now();
   return live;
 }
@@ -194,6 +194,51 @@ Result<void, GrantRefused> check_works(Session& session, std::vector<LiveGrant> 
                       rule};
 }
 
+// Afterwards nothing at or below any of `places` is accessible by that name.
+RevokeOutcome deny_places(Session& session, const std::vector<WorkspacePath>& places, const char* because) {
+  GrantStore& store = session.parts().grants;
+  RevokeOutcome outcome;
+  std::vector<LiveGrant> live = store.of(session.name());
+  outcome.ended = take_out(live, [&](const LiveGrant& one) {
+    return one.grant.effect == Effect::allow && is_at_or_below_any(one.grant.path, places);
+  });
+  store.end_unstored(session.name(), ids_of(outcome.ended));
+
+  const auto without = session.compile_or_deny_all(live);
+  for (const WorkspacePath& place : places) {
+    const auto allowing = what_allows(session, *without->snapshot, place);
+    if (allowing.empty()) continue;
+    // Older denies below it have become part of this one.
+    const auto covered = take_out(live, [&](const LiveGrant& one) {
+      return one.grant.effect == Effect::deny && one.grant.path.is_at_or_below(place);
+    });
+    store.end_unstored(session.name(), ids_of(covered));
+    outcome.denied.push_back(store.add_unstored(session.name(), session_deny(place, because)));
+    live.push_back(outcome.denied.back());
+    for (const std::string& id : allowing)
+      if (std::find(outcome.overruled.begin(), outcome.overruled.end(), id) == outcome.overruled.end())
+        outcome.overruled.push_back(id);
+  }
+
+  std::vector<Touched> touched;
+  for (const WorkspacePath& place : places) touched.push_back({place, false});
+  outcome.finality = make_final(session, session.compile_or_deny_all(live), touched, places);
+  write_down(session, outcome, "revoke", places);
+  return outcome;
+}
+
+void add_to(RevokeOutcome& outcome, RevokeOutcome more) {
+  const auto append = [](auto& to, auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+  append(outcome.ended, more.ended);
+  append(outcome.denied, more.denied);
+  for (const std::string& id : more.overruled)
+    if (std::find(outcome.overruled.begin(), outcome.overruled.end(), id) == outcome.overruled.end())
+      outcome.overruled.push_back(id);
+  if (!more.recorded) outcome.not_recorded = more.not_recorded;
+  outcome.recorded = outcome.recorded && more.recorded;
+  outcome.finality += more.finality;
+}
+
 }  // namespace
 
 // Stored and recorded before it works: a grant that nobody can look up later
@@ -220,34 +265,11 @@ Result<LiveGrant, GrantRefused> grant(const ChangeTurn& turn, LiveGrant wanted) 
 
 RevokeOutcome revoke_places(const ChangeTurn& turn, const std::vector<WorkspacePath>& places) {
   Session& session = turn.session();
-  GrantStore& store = session.parts().grants;
-  RevokeOutcome outcome;
-  std::vector<LiveGrant> live = store.of(session.name());
-  outcome.ended = take_out(live, [&](const LiveGrant& one) {
-    return one.grant.effect == Effect::allow && is_at_or_below_any(one.grant.path, places);
-  });
-  store.end_unstored(session.name(), ids_of(outcome.ended));
-
-  const auto without = session.compile_or_deny_all(live);
-  for (const WorkspacePath& place : places) {
-    const auto allowing = what_allows(session, *without->snapshot, place);
-    if (allowing.empty()) continue;
-    // Older denies below it have become part of this one.
-    const auto covered = take_out(live, [&](const LiveGrant& one) {
-      return one.grant.effect == Effect::deny && one.grant.path.is_at_or_below(place);
-    });
-    store.end_unstored(session.name(), ids_of(covered));
-    outcome.denied.push_back(store.add_unstored(session.name(), session_deny(place)));
-    live.push_back(outcome.denied.back());
-    for (const std::string& id : allowing)
-      if (std::find(outcome.overruled.begin(), outcome.overruled.end(), id) == outcome.overruled.end())
-        outcome.overruled.push_back(id);
-  }
-
-  std::vector<Touched> touched;
-  for (const WorkspacePath& place : places) touched.push_back({place, false});
-  outcome.finality = make_final(session, session.compile_or_deny_all(live), touched, places);
-  write_down(session, outcome, "revoke", places);
+  RevokeOutcome outcome = deny_places(session, places, "revoked");
+  // INVARIANT: asked when nobody makes links there any more: who was admitted
+  //   before has been waited for.
+  const auto others = session.files().names_elsewhere(places);
+  if (!others.empty()) add_to(outcome, deny_places(session, others, "another name of what was revoked"));
   return outcome;
 }
 

@@ -32,6 +32,17 @@ struct Finality {
 
   // All that was promised: whoever did not forget is gone.
   bool is_final() const { return drained && (acknowledged || sandbox_killed); }
+
+  // Of two changes, one after the other.
+  Finality& operator+=(const Finality& next) {
+    drained = drained && next.drained;
+    acknowledged = acknowledged && next.acknowledged;
+    connections_cut += next.connections_cut;
+    sandbox_killed = sandbox_killed || next.sandbox_killed;
+    handles_closed += next.handles_closed;
+    milliseconds += next.milliseconds;
+    return *this;
+  }
 };
 
 // Steps 1 to 3 and the wait: after it nothing that only the old view allowed

@@ -472,7 +472,7 @@ TEST_F(AuditDurableTest, ManyWhoWaitShareOneSync) {
   write(*log, 1);
   std::vector<std::future<bool>> waiting;
   for (int i = 0; i < 8; ++i)
-    waiting.push_back(std::async(std::launch::async, [&] { return log->append(record(i)) && log->wait_durable(); }));
+    waiting.push_back(std::async(std::launch::async, [&, i] { return log->append(record(i)) && log->wait_durable(); }));
   const auto end = std::chrono::steady_clock::now() + kLong;
   while (log->status().appended < 9 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
   EXPECT_EQ(log->status().durable, 1u) << "they wait";

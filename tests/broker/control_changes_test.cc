@@ -11,6 +11,14 @@ namespace {
 constexpr const char* kReadOnly = R"({"version":1,"exports":[{"at":"/","from":"."}],
   "rules":[{"allow":"read","paths":["/**"]},{"deny":"all","paths":["/secret"],"because":"ours"}]})";
 
+constexpr const char* kAll = R"({"version":1,"exports":[{"at":"/","from":"."}],
+  "rules":[{"allow":"write","paths":["/**"]}]})";
+
+template <class T>
+int error_of(const Result<T, Errno>& result) {
+  return result ? 0 : result.error().value;
+}
+
 class ControlChanges : public testing::Test {
  protected:
   ControlChanges() {
@@ -61,6 +69,44 @@ TEST_F(ControlChanges, AfterRevokeOfAPathNothingBelowIsAccessibleWhateverAllowed
   EXPECT_EQ(opens(*s, "/a", O_RDONLY), 0);
   ASSERT_EQ(broker.grant("d").status, 200) << "a newer grant lifts it";
   EXPECT_EQ(opens(*s, "/d/x", O_RDONLY), 0);
+}
+
+// ATTACK: a second name, made while the first was allowed, under which the file
+// stays open with all that the person writes later.
+TEST_F(ControlChanges, ARevokeEndsTheNamesThatTheSessionGaveTheFileElsewhere) {
+  auto s = broker.session(kAll);
+  const auto link = [&](const std::string& from, const std::string& to) {
+    return error_of(s->files().link({}, {ws(from), {}, 0}, ws(to)));
+  };
+  ASSERT_EQ(link("/d/x", "/x2"), 0);
+  ASSERT_EQ(link("/a", "/d/a2"), 0);
+  ASSERT_TRUE(s->files().mkdir({}, ws("/e"), 0755));
+  ASSERT_TRUE(s->files().rename({}, ws("/x2"), ws("/e/x3"), 0));
+  ASSERT_TRUE(s->files().rename({}, ws("/e"), ws("/f"), 0));
+  const auto open = s->files().open({}, {ws("/f/x3"), {}, 0}, O_RDWR, 0);
+  ASSERT_TRUE(open);
+  const auto revoked = broker.revoke("d");
+  ASSERT_EQ(revoked.status, 200);
+  EXPECT_EQ(revoked.body["denied"].size(), 3u) << revoked.body;
+  EXPECT_EQ(revoked.body["handles_closed"], 1);
+  for (const char* name : {"/d/x", "/f/x3", "/a"}) EXPECT_EQ(opens(*s, name, O_RDONLY), ENOENT) << name;
+  std::array<std::byte, 1> byte;
+  EXPECT_FALSE(s->files().read({}, open->handle, 0, byte));
+  EXPECT_EQ(opens(*s, "/f/new", O_WRONLY | O_CREAT), 0) << "nothing else";
+}
+
+// The same with a grant that ends by itself: no second name outlives it.
+TEST_F(ControlChanges, WhatOnlyAGrantAllowsGetsNoOtherName) {
+  auto s = broker.session(kReadOnly);
+  ASSERT_EQ(broker.grant("secret/k", {{"operations", {"write"}}, {"override_deny", true}}).status, 200);
+  ASSERT_EQ(broker.grant("d", {{"operations", {"write"}}}).status, 200);
+  ASSERT_EQ(opens(*s, "/secret/k", O_RDWR), 0);
+  for (const char* to : {"/d/k", "/d/new"}) {
+    EXPECT_EQ(error_of(s->files().link({}, {ws("/secret/k"), {}, 0}, ws(to))), EXDEV) << to;
+    EXPECT_EQ(error_of(s->files().rename({}, ws("/secret/k"), ws(to), 0)), EXDEV) << to;
+  }
+  EXPECT_EQ(error_of(s->files().rename({}, ws("/d/x"), ws("/d/y"), 0)), 0) << "within one grant";
+  EXPECT_EQ(error_of(s->files().link({}, {ws("/d/y"), {}, 0}, ws("/d/z"))), 0);
 }
 
 TEST_F(ControlChanges, AWiderGrantDoesNotReachWhatWasRevokedBelowIt) {

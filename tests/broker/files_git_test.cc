@@ -96,6 +96,9 @@ constexpr const char* kHarmful[] = {
     "[core]\n\tpager\n",
     "[core]\n\teditor = x\n",
     "[core]\n\tworktree = ../..\n",
+    "[remote \"o\"]\n\tpromisor = true\n",
+    "[remote \"o\"]\n\tpartialclonefilter = blob:none\n",
+    "[extensions]\n\tpartialClone = o\n",
     "[core]\n\tworktree = /home/u\n",
     "[core.x]\n\tbare = true\n",
     "[include]\n\tpath = ../x\n",
@@ -148,7 +151,7 @@ TEST(FilesGit, AGitFileLeadsToARepositoryThatIsGuarded) {
     return !git::objection(at("/sub/.git"), content);
   };
   for (const char* good : {"gitdir: ../.git/modules/sub\n", "gitdir: ../.git/modules/a/b", "gitdir: ../other/.git\n",
-                           "gitdir: /workspace/.git/worktrees/w\n", "gitdir: ../bare.git\n", "",
+                           "gitdir: /workspace/.git/worktrees/w\n", "",
                            "gitdir: ../.git/worktrees/w/modules/sub\n"})
     EXPECT_TRUE(allowed(good)) << good;
   for (const char* bad : {"gitdir: ../evil\n", "gitdir: ../.git/evil\n", "gitdir: ../.git/../evil\n",
@@ -156,7 +159,7 @@ TEST(FilesGit, AGitFileLeadsToARepositoryThatIsGuarded) {
                           "gitdir: ../.git/modules/refs/m\n", "gitdir: ../.git/worktrees/w/modules/objects\n",
                           "gitdir: ../.git/worktrees/w/modules\n", "gitdir: ../.git/modules/m/hooks\n",
                           "gitdir: ../.git/modules\n", "gitdir:../.git\n", "gitdir: ../.git\nx\n",
-                          "gitdir: ../x.git/../../e\n", "words\n", "\n"})
+                          "gitdir: ../x.git/../../e\n", "gitdir: ../tests/fix.git\n", "gitdir: ../fix.git/worktrees/w\n", "words\n", "\n"})
     EXPECT_FALSE(allowed(bad)) << bad;
 }
 
@@ -347,7 +350,22 @@ TEST(FilesGit, NoFolderIsMadeABareRepositoryUnlessItIsCalledSo) {
   EXPECT_EQ(s.rename("/b.git", "/b"), EXDEV);
   ASSERT_EQ(s.mkdir("/b.git/c"), 0);
   EXPECT_EQ(s.rename("/b.git/c", "/c"), EXDEV);
+  ASSERT_EQ(s.mkdir("/c"), 0);
+  EXPECT_EQ(s.rename("/c", "/b.git/d"), EXDEV);
   EXPECT_EQ(s.rename("/b.git", "/c.git"), 0);
+}
+
+// ATTACK: "refs" holds names that people choose, so nobody looks; as a module
+// it is a repository.
+TEST(FilesGit, AFolderOfNamesIsNotRenamedToARepository) {
+  OwnRepository s;
+  for (const char* made : {"/r/.git/modules", "/r/.git/modules/refs", "/r/.git/worktrees", "/r/.git/worktrees/w",
+                           "/r/.git/worktrees/w/refs", "/r/.git/modules/good"})
+    ASSERT_EQ(s.mkdir(made), 0);
+  ASSERT_EQ(s.put("/r/.git/modules/refs/config", kEvil), 0);
+  EXPECT_EQ(s.rename("/r/.git/modules/refs", "/r/.git/modules/evil"), EXDEV);
+  EXPECT_EQ(s.rename("/r/.git/worktrees/w/refs", "/r/.git/worktrees/w/modules"), EXDEV);
+  EXPECT_EQ(s.rename("/r/.git/modules/good", "/r/.git/modules/better"), 0);
 }
 
 // ATTACK: core.worktree may lead through a link, and a checkout there writes hooks.

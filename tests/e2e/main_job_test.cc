@@ -134,7 +134,8 @@ TEST_P(MainJob, ARepositoryOfTheAgentsRunsNothingWhenThePersonLooks) {
   bad(agent, "printf '[core]\\n\\tfsmonitor = " + touch + "\\n' >> sub/.git/config");
   bad(agent, "git -C lib config core.fsmonitor '" + touch + "'");
   bad(agent, "echo '" + touch + "' > sub/.git/hooks/post-index-change");
-  good(agent, "git init -q --bare evil && printf '[core]\\n\\tbare = false\\n\\tfsmonitor = " + touch +
+  bad(agent, "git init -q --bare evil");
+  good(agent, "printf '[core]\\n\\tbare = false\\n\\tfsmonitor = " + touch +
                   "\\n' >> evil/config && mkdir one-way another third");
   bad(agent, "mv evil one-way/.git");
   bad(agent, "ln -s ../evil another/.git");
@@ -143,6 +144,22 @@ TEST_P(MainJob, ARepositoryOfTheAgentsRunsNothingWhenThePersonLooks) {
               "git update-index --add --cacheinfo 160000,$(git rev-parse HEAD),$dir; done");
   agent.finish();
   home.shell("for dir in . sub lib fresh one-way another third; do git -C $dir status || true; done >/dev/null 2>&1");
+  EXPECT_FALSE(fs::exists(home.project() / "pwned"));
+}
+
+// ATTACK: git that finds ".git" broken asks whether the folder around it is a
+// repository itself, and obeys the "config" in it.
+TEST_P(MainJob, ABrokenRepositoryDoesNotMakeItsFolderOne) {
+  ASSERT_EQ(home.shell("git init -q . && git config user.email a@b.c && git config user.name n && "
+                       "echo one > one && git add one && git commit -qm one").status, 0);
+  AgentShell agent(home, "broken");
+  good(agent, "cp -r .git/objects .git/refs .git/index . && printf '[core]\\n\\tbare = false\\n\\tworktree = .\\n"
+              "\\tfsmonitor = touch " + (home.project() / "pwned").string() + "\\n' > config && echo x > .git/HEAD");
+  bad(agent, "echo 'ref: refs/heads/master' > HEAD");
+  bad(agent, "ln -s refs/heads/master HEAD");
+  bad(agent, "echo 'ref: refs/heads/master' > words && mv words HEAD");
+  agent.finish();
+  EXPECT_NE(home.shell("git status").status, 0);
   EXPECT_FALSE(fs::exists(home.project() / "pwned"));
 }
 
