@@ -61,11 +61,15 @@ std::size_t sequence(const std::string& text, std::size_t at) {
   for (std::size_t i = 1; i < length; ++i)
     if ((byte(at + i) & 0xc0) != 0x80) return 0;
   const unsigned second = byte(at + 1);
-  // ATTACK: C1 controls (some terminals obey them) and characters that turn the
-  //   line's direction around (a path that reads as another one).
-  if (first == 0xc2 && second < 0xa0) return 0;
-  if (first == 0xe2 && second == 0x80 && (byte(at + 2) >= 0xaa && byte(at + 2) <= 0xae)) return 0;
-  if (first == 0xe2 && second == 0x81 && (byte(at + 2) >= 0xa6 && byte(at + 2) <= 0xa9)) return 0;
+  // ATTACK: C1 controls (some terminals obey them), characters that turn the
+  //   line's direction around or end it, and those that show nothing (a path
+  //   that reads as another one): U+00AD, 061C, 200B-200F, 2028-202E, 2060-206F, FEFF.
+  const unsigned third = byte(at + 2);
+  if (first == 0xc2 && (second < 0xa0 || second == 0xad)) return 0;
+  if (first == 0xd8 && second == 0x9c) return 0;
+  if (first == 0xe2 && second == 0x80 && ((third >= 0x8b && third <= 0x8f) || (third >= 0xa8 && third <= 0xae))) return 0;
+  if (first == 0xe2 && second == 0x81 && third >= 0xa0 && third <= 0xaf) return 0;
+  if (first == 0xef && second == 0xbb && third == 0xbf) return 0;
   if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second >= 0xa0) ||
       (first == 0xf0 && second < 0x90) || (first == 0xf4 && second >= 0x90))
     return 0;

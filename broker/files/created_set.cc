@@ -1,5 +1,6 @@
 #include "broker/files/created_set.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace fbroker::broker {
@@ -7,6 +8,7 @@ namespace fbroker::broker {
 void CreatedSet::add(const WorkspacePath& path, const protocol::FileIdentity& identity) {
   const std::lock_guard lock(mutex_);
   directories_.erase(path);   // one that was there before is gone: this one is new
+  if (was_persons_locked(path)) return;
   if (directories_.size() >= kMaxDirectories || covering_locked(path)) return;
   directories_.emplace(path, identity);
 }
@@ -19,6 +21,33 @@ void CreatedSet::add_persons(const WorkspacePath& path) {
 bool CreatedSet::has_room() const {
   const std::lock_guard lock(mutex_);
   return directories_.size() < kMaxDirectories;
+}
+
+void CreatedSet::persons_was(const WorkspacePath& path) {
+  const std::lock_guard lock(mutex_);
+  if (was_persons_locked(path)) return;
+  if (persons_places_.size() >= kMaxDirectories) places_forgotten_ = true;
+  else persons_places_.insert(path);
+}
+
+bool CreatedSet::was_persons(const WorkspacePath& path) const {
+  const std::lock_guard lock(mutex_);
+  return was_persons_locked(path);
+}
+
+bool CreatedSet::was_persons_locked(const WorkspacePath& path) const {
+  if (places_forgotten_) return true;
+  for (WorkspacePath at = path;; at = at.parent()) {
+    if (persons_places_.contains(at)) return true;
+    if (at.is_root()) return false;
+  }
+}
+
+bool CreatedSet::made_any_of(const WorkspacePath& path) const {
+  const std::lock_guard lock(mutex_);
+  return covering_locked(path) || std::ranges::any_of(directories_, [&](const auto& entry) {
+           return entry.second && entry.first.is_at_or_below(path);
+         });
 }
 
 std::optional<CreatedSet::Directory> CreatedSet::covering(const WorkspacePath& path) const {

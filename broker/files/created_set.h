@@ -4,12 +4,14 @@
 // Kept are directories only, the topmost of each tree, with their identity: a
 // directory that somebody else put in the same place later is not the session's.
 // Neither is one of the person's that the session moved below one of its own: it is
-// kept as an exception.
+// kept as an exception. And where a directory of the person's was, the session
+// makes none of its own: what the person's tools are told to run lies by name.
 #pragma once
 
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 
 #include "broker/protocol/file_service.h"
 #include "policy/base/workspace_path.h"
@@ -32,6 +34,12 @@ class CreatedSet {
   // Precondition: has_room().
   void add_persons(const WorkspacePath& path);
   bool has_room() const;
+  // The person's directory there was removed or moved away: what comes to lie
+  // there does not count as created.
+  void persons_was(const WorkspacePath& path);
+  bool was_persons(const WorkspacePath& path) const;
+  // Whether the session made it, or anything at or below it.
+  bool made_any_of(const WorkspacePath& path) const;
   // The directory at or above `path`; the caller verifies its identity.
   std::optional<Directory> covering(const WorkspacePath& path) const;
   // It and everything below is gone.
@@ -40,9 +48,12 @@ class CreatedSet {
 
  private:
   std::optional<Directory> covering_locked(const WorkspacePath& path) const;
+  bool was_persons_locked(const WorkspacePath& path) const;
 
-  mutable std::mutex mutex_;   // guards directories_
+  mutable std::mutex mutex_;   // guards all
   std::map<WorkspacePath, std::optional<protocol::FileIdentity>> directories_;   // none: the person's
+  std::set<WorkspacePath> persons_places_;   // the topmost
+  bool places_forgotten_ = false;            // more than fit: every place counts as one
 };
 
 }  // namespace fbroker::broker

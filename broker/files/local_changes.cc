@@ -245,6 +245,7 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
   if (holds_fixed(gate, path)) return refuse(gate, decided, Operation::delete_, Errno{EBUSY});
   FBROKER_TRY(const Found found, find_existing(gate, decided));
   if (found.stat->is_directory() != directory) return Errno{directory ? ENOTDIR : EISDIR};
+  const bool persons = directory && !is_created(gate, path);
   const auto outcome = [&] {
     const ActAs as(decided.on->owner());
     return result_of(::unlinkat(found.place.directory.get(), found.place.name.c_str(),
@@ -254,6 +255,7 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
     mark_unlinked(path, found.stat->identity);
     links_.forget(path);
     if (directory) created_.forget(path);
+    if (persons) created_.persons_was(path);
     tell_own_change(gate, path, found.directory.identity, nullptr);
   }
   return finish(gate, decided, Operation::delete_, outcome);
@@ -286,6 +288,12 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
   FBROKER_TRY_VOID(check_rename(gate, source, target, moving));
   FBROKER_TRY(const Found there, find(gate, target));
   FBROKER_TRY_VOID(check_replaced(gate, target, there, flags));
+  // ATTACK: a directory that was filled where no guard held takes the place of
+  //   one of the person's, whose name the person's tools know.
+  const bool persons_place = created_.was_persons(to) || (there.stat && !is_created(gate, to));
+  if (moving.stat->is_directory() && persons_place && created_.made_any_of(from))
+    return refuse(gate, source, Operation::delete_, Errno{EXDEV},
+                  {.target = words.target, .detail = "a created directory where the person's was"});
 
   const bool was_created = is_created(gate, from);
   const auto outcome = [&] {
@@ -301,6 +309,7 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
     links_.moved(from, to);
     created_.forget(to);
     created_.moved(from, to);
+    if (moving.stat->is_directory() && !was_created) created_.persons_was(from);
     if (moving.stat->is_directory()) {
       if (was_created) created_.add(to, moving.stat->identity);
       else if (is_created(gate, to)) created_.add_persons(to);

@@ -40,13 +40,20 @@ std::uint64_t tell_names(EventBus& events, const WorkspacePath& path) {
   return last;
 }
 
+// What clients may know it by.
+// ATTACK: the identity of what was hidden all the time says that it exists.
+protocol::FileIdentity identity_shown(Session& session, const WorkspacePath& path) {
+  const bool shown = session.view()->snapshot->decide(path).visible();
+  return shown ? identity_at(session, path) : protocol::FileIdentity{};
+}
+
 // Step 3, the clients' part. Returns the sequence to be acknowledged.
-std::uint64_t tell(Session& session, const std::vector<Touched>& touched) {
+std::uint64_t tell(Session& session, const std::vector<Touched>& touched,
+                   const std::vector<protocol::FileIdentity>& identities) {
   std::uint64_t last = 0;
-  for (const Touched& place : touched) {
-    const auto identity = identity_at(session, place.path);
-    if (place.retire) last = session.events().publish(EventKind::retire, place.path, identity);
-    else last = session.events().publish(EventKind::forget, place.path, identity);
+  for (std::size_t i = 0; i < touched.size(); ++i) {
+    const Touched& place = touched[i];
+    last = session.events().publish(place.retire ? EventKind::retire : EventKind::forget, place.path, identities[i]);
     if (const auto names = tell_names(session.events(), place.path); names != 0) last = names;
   }
   return last;
@@ -73,12 +80,14 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
                     const std::vector<WorkspacePath>& pins_end) {
   const auto begun = steady_clock::now();
   Finality finality;
+  std::vector<protocol::FileIdentity> identities;
+  for (const Touched& place : touched) identities.push_back(identity_shown(session, place.path));
   session.admissions().publish(std::move(next));
   drain(session, finality);
   for (const WorkspacePath& path : pins_end)
     finality.handles_closed += session.files().close_refused_handles(path);
   finality.handles_closed += session.files().close_refused_handles();
-  const std::uint64_t told = tell(session, touched);
+  const std::uint64_t told = tell(session, touched, identities);
   if (told != 0 && !session.events().wait_acknowledged(told, kRevokeBound)) cut_off(session, finality);
   finality.milliseconds =
       std::chrono::duration<double, std::milli>(steady_clock::now() - begun).count();

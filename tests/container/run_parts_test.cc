@@ -151,6 +151,8 @@ TEST(EndReport, IsBoundedWhateverTheAgentDid) {
 TEST(Printable, NoNameSpeaksToTheTerminal) {
   EXPECT_EQ(printable("a\x1b]52;c;x\x07\n\r\t\x7f"), "a\\x1b]52;c;x\\x07\\x0a\\x0d\\x09\\x7f");
   EXPECT_EQ(printable("\xff\xc2\x9b\xe2\x80\xae"), "\\xff\\xc2\\x9b\\xe2\\x80\\xae");  // bad, CSI, RLO
+  for (const char* unseen : {"\u00ad", "\u061c", "\u200b", "\u200f", "\u2028", "\u2066", "\ufeff"})
+    EXPECT_TRUE(printable(unseen).starts_with("\\x")) << printable(unseen);
   EXPECT_EQ(printable("größe 日本 🙂"), "größe 日本 🙂");
 }
 
