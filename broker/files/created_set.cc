@@ -23,11 +23,10 @@ bool CreatedSet::has_room() const {
   return directories_.size() < kMaxDirectories;
 }
 
-void CreatedSet::persons_was(const WorkspacePath& path) {
+void CreatedSet::persons_was(const WorkspacePath& path, Gone how) {
   const std::lock_guard lock(mutex_);
-  if (was_persons_locked(path)) return;
   if (persons_places_.size() >= kMaxDirectories) places_forgotten_ = true;
-  else persons_places_.insert(path);
+  else if (!persons_places_.emplace(path, how).second && how == Gone::moved) persons_places_[path] = how;
 }
 
 bool CreatedSet::was_persons(const WorkspacePath& path) const {
@@ -37,10 +36,13 @@ bool CreatedSet::was_persons(const WorkspacePath& path) const {
 
 bool CreatedSet::was_persons_locked(const WorkspacePath& path) const {
   if (places_forgotten_) return true;
-  for (WorkspacePath at = path;; at = at.parent()) {
-    if (persons_places_.contains(at)) return true;
-    if (at.is_root()) return false;
+  if (persons_places_.contains(path)) return true;
+  for (WorkspacePath at = path; !at.is_root();) {
+    at = at.parent();
+    if (const auto place = persons_places_.find(at); place != persons_places_.end() && place->second == Gone::moved)
+      return true;
   }
+  return false;
 }
 
 bool CreatedSet::made_any_of(const WorkspacePath& path) const {

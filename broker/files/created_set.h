@@ -11,7 +11,6 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <set>
 
 #include "broker/protocol/file_service.h"
 #include "policy/base/workspace_path.h"
@@ -34,9 +33,10 @@ class CreatedSet {
   // Precondition: has_room().
   void add_persons(const WorkspacePath& path);
   bool has_room() const;
-  // The person's directory there was removed or moved away: what comes to lie
-  // there does not count as created.
-  void persons_was(const WorkspacePath& path);
+  // The person's directory there was removed, or moved away with all below it:
+  // what comes to lie there does not count as created.
+  enum class Gone { removed, moved };
+  void persons_was(const WorkspacePath& path, Gone how);
   bool was_persons(const WorkspacePath& path) const;
   // Whether the session made it, or anything at or below it.
   bool made_any_of(const WorkspacePath& path) const;
@@ -52,7 +52,7 @@ class CreatedSet {
 
   mutable std::mutex mutex_;   // guards all
   std::map<WorkspacePath, std::optional<protocol::FileIdentity>> directories_;   // none: the person's
-  std::set<WorkspacePath> persons_places_;   // the topmost
+  std::map<WorkspacePath, Gone> persons_places_;
   bool places_forgotten_ = false;            // more than fit: every place counts as one
 };
 

@@ -255,7 +255,7 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
     mark_unlinked(path, found.stat->identity);
     links_.forget(path);
     if (directory) created_.forget(path);
-    if (persons) created_.persons_was(path);
+    if (persons) created_.persons_was(path, CreatedSet::Gone::removed);
     tell_own_change(gate, path, found.directory.identity, nullptr);
   }
   return finish(gate, decided, Operation::delete_, outcome);
@@ -309,7 +309,7 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
     links_.moved(from, to);
     created_.forget(to);
     created_.moved(from, to);
-    if (moving.stat->is_directory() && !was_created) created_.persons_was(from);
+    if (moving.stat->is_directory() && !was_created) created_.persons_was(from, CreatedSet::Gone::moved);
     if (moving.stat->is_directory()) {
       if (was_created) created_.add(to, moving.stat->identity);
       else if (is_created(gate, to)) created_.add_persons(to);

@@ -268,6 +268,41 @@ TEST(FilesPolicy, MovingARepositoryIntoOnesOwnDirectoryLiftsNoGuard) {
   EXPECT_EQ(s.open_error("/out/new/.git/hooks/x", O_CREAT | O_WRONLY), 0);
 }
 
+// ATTACK: the person's tools know a guarded name in a folder of the person's;
+// move that away, and make one's own.
+TEST(FilesPolicy, WhereADirectoryOfThePersonsWasNoneCountsAsCreated) {
+  policy::Rule guard = deny("write", {"**/.husky"});
+  guard.unless_created = true;
+  FilesSession s({allow("write", {"/**"}), guard});
+  for (const char* made : {"w/web/app/.husky", "w/empty", "w/build/sub"}) s.tree.mkdir(made);
+  const auto mkdir = [&](const char* path) { return error_of(s.service->mkdir(s.caller, at(path), 0755)); };
+  const auto rename = [&](const char* from, const char* to) { return error_of(s.service->rename(s.caller, at(from), at(to), 0)); };
+  ASSERT_EQ(rename("/web", "/w2"), 0);
+  ASSERT_EQ(mkdir("/web"), 0);
+  ASSERT_EQ(mkdir("/web/app"), 0);
+  EXPECT_EQ(mkdir("/web/app/.husky"), EACCES);
+  EXPECT_EQ(mkdir("/web/.husky"), EACCES);
+  ASSERT_EQ(error_of(s.service->rmdir(s.caller, at("/web/app"))), 0);
+  ASSERT_EQ(mkdir("/web/app"), 0);
+  EXPECT_EQ(mkdir("/web/app/.husky"), EACCES) << "for ever";
+  // One that was filled elsewhere does not get there, nor in the place of an empty one.
+  for (const char* made : {"/mine", "/mine/.husky"}) ASSERT_EQ(mkdir(made), 0);
+  ASSERT_EQ(error_of(s.service->rmdir(s.caller, at("/web/app"))), 0);
+  EXPECT_EQ(rename("/mine", "/web/app"), EXDEV);
+  EXPECT_EQ(rename("/mine", "/empty"), EXDEV);
+  EXPECT_EQ(rename("/mine", "/yours"), 0);
+  // Removed: that place alone, so that a build folder can be made anew.
+  ASSERT_EQ(error_of(s.service->rmdir(s.caller, at("/build/sub"))), 0);
+  ASSERT_EQ(error_of(s.service->rmdir(s.caller, at("/build"))), 0);
+  for (const char* made : {"/build", "/build/sub", "/build/new", "/build/new/.husky"}) EXPECT_EQ(mkdir(made), 0) << made;
+  EXPECT_EQ(mkdir("/build/.husky"), EACCES);
+  EXPECT_EQ(mkdir("/build/sub/.husky"), EACCES);
+  // Moved back it is what it was.
+  ASSERT_EQ(error_of(s.service->rmdir(s.caller, at("/web"))), 0);
+  EXPECT_EQ(rename("/w2", "/web"), 0);
+  EXPECT_TRUE(s.tree.exists("w/web/app/.husky"));
+}
+
 // ATTACK: keep a claim on a name after somebody else made a new directory there.
 TEST(FilesPolicy, ADirectoryThatTheHostMadeAnewIsNotTheSessions) {
   policy::Rule guard = deny("write", {"**/.git/hooks"});
