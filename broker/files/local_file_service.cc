@@ -108,7 +108,7 @@ Result<void, Errno> LocalFileService::record(const Gate& gate, const Decided& de
   record.session = session_.name;
   record.operation = info_of(gate.call).name;
   record.path = decided.path.bytes();
-  record.requested = gate.caller.requested;
+  if (gate.caller.requested != record.path) record.requested = gate.caller.requested;
   record.target = std::move(words.target);
   record.host_path = gate.exports().host_path(decided.path);
   const bool listed = operation == Operation::list && decided.visible();

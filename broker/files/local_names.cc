@@ -285,31 +285,35 @@ Result<WorkspacePath, Errno> LocalFileService::resolve(const Caller& caller, std
   const Gate gate = enter(caller, Call::resolve);
   std::string rest = left.is_root() ? "" : left.bytes().substr(1);
   WorkspacePath path;
+  std::optional<Decided> link;  // the last one followed
+  std::string target;           // and what it says
+  const auto leaves = [&] {
+    link->overruled = "link-leaves-workspace";
+    return refuse(gate, *link, Operation::read, Errno{EACCES}, {.target = target});
+  };
   for (int links = 0; !rest.empty();) {
     const std::size_t slash = rest.find('/');
     const std::string name = rest.substr(0, slash);
     rest = slash == rest.npos ? "" : rest.substr(slash + 1);
     if (name.empty() || name == ".") continue;
     if (name == "..") {
-      if (path.is_root()) return Errno{EACCES};
+      if (path.is_root()) return leaves();  // only a link says ".." here
       path = path.parent();
       continue;
     }
     FBROKER_TRY(WorkspacePath next, path.child(name));
     if (rest.empty() && !follow_last) return next;
     const Decided decided = decide(gate, next);
-    const auto target = link_target(gate, decided);
-    if (!target) {
+    auto said = link_target(gate, decided);
+    if (!said) {
       path = std::move(next);
       continue;
     }
     if (++links > kMaxLinks) return Errno{ELOOP};
-    if (target->starts_with("/")) {
-      Decided leaving = decided;
-      leaving.overruled = "link-leaves-workspace";
-      return refuse(gate, leaving, Operation::read, Errno{EACCES}, {.target = *target});
-    }
-    rest = rest.empty() ? *target : *target + "/" + rest;
+    link = decided;
+    target = std::move(*said);
+    if (target.starts_with("/")) return leaves();
+    rest = rest.empty() ? target : target + "/" + rest;
     if (rest.size() > kMaxPathBytes) return Errno{ENAMETOOLONG};
   }
   return path;

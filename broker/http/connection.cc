@@ -7,8 +7,8 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
+#include <charconv>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -164,6 +164,7 @@ bool Connection::read_head() {
   head_ = std::move(*head);
   keep_alive_ = head_.keep_alive;
   caller_.pid = head_.pid;
+  caller_.requested = {};
   body_left_ = head_.length;
   body_done_ = head_.framing == Framing::none || (head_.framing == Framing::length && body_left_ == 0);
   return go(&Connection::enter_route);
@@ -375,16 +376,16 @@ bool Connection::enter_file_write() {
   if (!path) return refuse_and_close(path.error());
   if (!exclusive) return refuse_and_close(exclusive.error());
   if (!rest) return refuse_and_close(rest.error());
-  char* end = nullptr;
-  const unsigned long bits = std::strtoul(permissions.c_str(), &end, 8);
-  if (permissions.empty() || *end != '\0' || permissions.front() == '-' || bits > 0777)
+  std::uint32_t bits = 0;
+  const char* const end = permissions.data() + permissions.size();
+  if (const auto parsed = std::from_chars(permissions.data(), end, bits, 8);
+      parsed.ec != std::errc() || parsed.ptr != end || bits > 0777)
     return refuse_and_close(bad_request("permissions: expected octal text up to 0777"));
   path_ = std::move(*path);
   has_path_ = true;
   const int flags = O_WRONLY | O_CREAT | (*exclusive != 0 ? O_EXCL : 0);
   admit();
-  auto opened = front_.services.files.open(caller_, {path_, {}, 0}, flags,
-                                           static_cast<std::uint32_t>(bits));
+  auto opened = front_.services.files.open(caller_, {path_, {}, 0}, flags, bits);
   if (!opened) {
     keep_alive_ = keep_alive_ && body_done_;
     return refuse(opened.error(), {Operation::write, Operation::create});
@@ -452,6 +453,8 @@ Result<WorkspacePath, Problem> Connection::take_path() {
   if (!text) return bad_request("parameter path: missing");
   auto path = WorkspacePath::parse(*text);
   if (!path) return problem_of(path.error());
+  asked_ = path->bytes();
+  caller_.requested = asked_;
   if (!front_.services.resolve) return std::move(*path);
   auto resolved = front_.services.resolve(caller_, *path);
   if (!resolved) return problem_of(resolved.error());

@@ -155,6 +155,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Route route_;
   protocol::Caller caller_;
   WorkspacePath path_;            // of /v1/files and /v1/list
+  std::string asked_;             // the same before links were followed
   bool has_path_ = false;
   bool keep_alive_ = true;
 

@@ -29,8 +29,8 @@ namespace fbroker::protocol {
 struct Caller {
   std::uint32_t pid = 0;       // a claim from inside the container, in its numbers
   std::uint32_t peer_pid = 0;  // who connected, in the broker's numbers: the kernel says so; 0 = unknown
-  // The path as the client wrote it, where that is not the one it is asked for
-  // by (it led through links). Must stay valid during the call.
+  // The path as the client wrote it: it may lead through links to the one that
+  // the call names. Must stay valid during the call.
   std::string_view requested = {};
 };
 

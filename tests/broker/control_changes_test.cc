@@ -2,6 +2,10 @@
 // session's own files.
 #include <fcntl.h>
 
+#include <algorithm>
+#include <stop_token>
+#include <thread>
+
 #include "tests/broker/session_broker.h"
 #include "tests/support/process.h"
 
@@ -69,6 +73,43 @@ TEST_F(ControlChanges, AfterRevokeOfAPathNothingBelowIsAccessibleWhateverAllowed
   EXPECT_EQ(opens(*s, "/a", O_RDONLY), 0);
   ASSERT_EQ(broker.grant("d").status, 200) << "a newer grant lifts it";
   EXPECT_EQ(opens(*s, "/d/x", O_RDONLY), 0);
+}
+
+// Every event that a client of the session is sent while `act` runs.
+template <class Act>
+std::vector<protocol::Event> events_during(broker::Session& session, Act act) {
+  auto subscription = session.events().subscribe({});
+  std::vector<protocol::Event> all;
+  const auto take = [&] {
+    for (auto& event : subscription->take()) {
+      subscription->acknowledge(event.sequence);
+      all.push_back(std::move(event));
+    }
+  };
+  {
+    std::jthread listener([&](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        take();
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+    act();
+  }
+  take();
+  return all;
+}
+
+bool tells_identity(const std::vector<protocol::Event>& events, const std::string& path) {
+  return std::ranges::any_of(events, [&](const protocol::Event& event) {
+    return event.path == ws(path) && !event.identity.any();
+  });
+}
+
+// ATTACK: an identity in an event says that there is a file, and since when.
+TEST_F(ControlChanges, ARevokeTellsNothingOfAFileThatWasNeverShown) {
+  auto s = broker.session(kReadOnly);
+  EXPECT_TRUE(tells_identity(events_during(*s, [&] { broker.revoke("a"); }), "/a"));
+  EXPECT_FALSE(tells_identity(events_during(*s, [&] { broker.revoke("secret/k"); }), "/secret/k"));
 }
 
 // ATTACK: a second name, made while the first was allowed, under which the file

@@ -94,6 +94,54 @@ TEST(HttpFrontRoutes, LinksAreResolvedForPathsAndNotBeyondTheExport) {
   EXPECT_EQ(out.find("root:"), std::string::npos);
 }
 
+TEST(HttpFrontRecords, AFileReachedThroughLinksIsRecordedAsAskedToo) {
+  HttpSession session;
+  session.files.tree.write("w/d/a", "hello");
+  std::filesystem::create_symlink("d", session.host() + "/in");
+  RawClient client(session.socket());
+  ASSERT_EQ(body_of(client.get("/v1/files?path=/in/a")), "hello");
+  ASSERT_EQ(body_of(client.get("/v1/files?path=/d/a")), "hello");
+  const auto records = session.files.audit.records();
+  std::vector<std::string> asked;
+  for (const auto& record : records)
+    if (record.operation == "open") {
+      EXPECT_EQ(record.path, "/d/a");
+      asked.push_back(record.requested);
+    }
+  EXPECT_EQ(asked, (std::vector<std::string>{"/in/a", ""}));
+}
+
+TEST(HttpFrontRecords, ALinkThatLeavesTheWorkspaceIsRefusedOnTheRecord) {
+  HttpSession session;
+  session.files.tree.mkdir("w/d");
+  RawClient client(session.socket());
+  for (const char* target : {"/etc/passwd", "../../../etc/passwd"}) {
+    std::filesystem::remove(session.host() + "/d/out");
+    std::filesystem::create_symlink(target, session.host() + "/d/out");
+    EXPECT_EQ(status_of(client.get("/v1/files?path=/d/out")), 403u) << target;
+    const auto records = session.files.audit.records();
+    ASSERT_FALSE(records.empty());
+    EXPECT_EQ(records.back().path, "/d/out");
+    EXPECT_EQ(records.back().target, target);
+    EXPECT_EQ(records.back().reason, "link-leaves-workspace");
+    EXPECT_EQ(records.back().error, EACCES);
+  }
+}
+
+TEST(HttpFrontRoutes, PermissionsAreOctalTextAndNothingElse) {
+  HttpSession session;
+  for (const char* wrong : {"", "%200777", "-1", "+7", "0778", "1000", "0x1ff", "7%00"}) {
+    RawClient client(session.socket());
+    client.send(std::string("PUT /v1/files?path=/new&permissions=") + wrong +
+                " HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx");
+    EXPECT_EQ(status_of(client.reply()), 400u) << wrong;
+  }
+  EXPECT_FALSE(std::filesystem::exists(session.host() + "/new"));
+  RawClient client(session.socket());
+  client.send("PUT /v1/files?path=/new&permissions=0640 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx");
+  EXPECT_EQ(status_of(client.reply()), 200u);
+}
+
 TEST(HttpFrontRoutes, BytesOfAnySizeGoBothWaysInPieces) {
   HttpSession session;
   std::string big(5'000'003, '\0');
