@@ -9,6 +9,7 @@
 #include "policy/json_text.h"
 #include "policy/match_set.h"
 #include "policy/policy.h"
+#include "policy/presets.h"
 #include "policy/schema.h"
 #include "policy/words.h"
 
@@ -22,8 +23,14 @@ constexpr std::size_t kMaxExports = 256;
 constexpr std::size_t kMaxRules = 20000;
 constexpr std::size_t kMaxBecause = 200;
 
-constexpr std::array<std::string_view, 6> kTopKeys{"version", "exports",    "rules",
-                                                   "base",    "durability", "$schema"};
+constexpr std::size_t kMaxHosts = 1000;
+constexpr std::size_t kMaxAliases = 64;
+
+constexpr std::array<std::string_view, 7> kTopKeys{"version", "exports",    "rules",  "base",
+                                                   "network", "durability", "$schema"};
+constexpr std::array<std::string_view, 2> kNetworkKeys{"allow", "aliases"};
+constexpr std::array<std::string_view, 3> kHostKeys{"host", "tls", "because"};
+constexpr std::array<std::string_view, 3> kTlsChecks{"sni", "no-sni", "off"};
 constexpr std::array<std::string_view, 5> kExportKeys{"at", "from", "submounts", "static",
                                                       "writer"};
 constexpr std::array<std::string_view, 8> kRuleKeys{"allow",  "ask",          "deny",    "paths",
@@ -51,6 +58,7 @@ class Reader {
     policy.exports = exports(root);
     if (const JsonValue* list = root.find("rules")) policy.rules = rules(*list);
     add_base(root.find("base"), policy.rules);
+    if (const JsonValue* section = root.find("network")) policy.network = network(*section);
     if (const JsonValue* value = root.find("durability")) durability(*value, policy);
     if (const JsonValue* schema = root.find("$schema")) expect(*schema, Type::string, "a string");
     return policy;
@@ -206,7 +214,7 @@ class Reader {
     effect(item, rule);
     subject(item, rule);
     if (const JsonValue* except = item.find("except")) patterns(*except, rule.except);
-    because(item, rule);
+    rule.because = because(item);
     return rule;
   }
 
@@ -271,7 +279,7 @@ class Reader {
       complain(*match, "a rule has \"paths\" or \"match\", not both");
     if (paths == nullptr && match == nullptr)
       complain(item, "a rule needs \"paths\" (patterns) or \"match\" (an expression)");
-    if (paths != nullptr) patterns(*paths, rule.paths);
+    if (paths != nullptr) patterns(*paths, rule.paths, rule.effect == Effect::allow ? Presets::taken : Presets::refused);
     if (match != nullptr && expression(*match, rule.effect != Effect::allow))
       rule.match = match->string;
     if (match_except == nullptr) return;
@@ -283,11 +291,20 @@ class Reader {
       if (expression(except, true)) rule.match_except.push_back(except.string);
   }
 
-  void patterns(const JsonValue& list, std::vector<std::string>& out) {
+  enum class Presets { refused, taken };
+
+  void patterns(const JsonValue& list, std::vector<std::string>& out, Presets presets = Presets::refused) {
     if (!expect(list, Type::array, "a list of patterns such as [\"/src\", \"**/*.md\"]")) return;
     if (list.items.empty()) complain(list, "the list is empty; expected patterns");
     for (const JsonValue& item : list.items) {
       if (!expect(item, Type::string, "a pattern such as \"/src\" or \"**/*.md\"")) continue;
+      if (is_preset(item.string)) {
+        if (presets == Presets::refused)
+          complain(item, "a preset stands among the paths of an \"allow\" or in network.allow, not here");
+        else if (const Preset* preset = known_preset(item))
+          out.insert(out.end(), preset->paths.begin(), preset->paths.end());
+        continue;
+      }
       const auto glob = parse_glob(item.string);
       if (!glob) complain(item, glob.error().what);
       else out.push_back(item.string);
@@ -305,11 +322,84 @@ class Reader {
     return added.has_value();
   }
 
-  void because(const JsonValue& item, Rule& rule) {
+  std::string because(const JsonValue& item) {
     const JsonValue* value = item.find("because");
-    if (value == nullptr || !expect(*value, Type::string, "words for whoever is refused")) return;
+    if (value == nullptr || !expect(*value, Type::string, "words for whoever is refused")) return "";
     if (value->string.size() > kMaxBecause) complain(*value, "longer than 200 bytes");
-    rule.because = value->string;
+    return value->string;
+  }
+
+  const Preset* known_preset(const JsonValue& item) {
+    const Preset* preset = preset_named(item.string);
+    if (preset == nullptr) unknown_word(item, "preset", preset_words());
+    return preset;
+  }
+
+  // ---- network
+
+  std::vector<HostRule> network(const JsonValue& section) {
+    std::vector<HostRule> rules;
+    if (!expect(section, Type::object, "an object with \"allow\" and \"aliases\"")) return rules;
+    known_keys(section, kNetworkKeys);
+    if (const JsonValue* list = section.find("allow"))
+      if (expect(*list, Type::array, "a list of domains such as [\"api.example.com\"]")) allowed_hosts(*list, rules);
+    if (const JsonValue* names = section.find("aliases"))
+      if (expect(*names, Type::object, "an object such as {\"llm.local:11434\": \"127.0.0.1:11434\"}"))
+        aliases(*names, rules);
+    return rules;
+  }
+
+  void allowed_hosts(const JsonValue& list, std::vector<HostRule>& rules) {
+    if (list.items.size() > kMaxHosts) complain(list, "more than 1000 entries");
+    for (const JsonValue& item : list.items) {
+      if (item.type == Type::string && is_preset(item.string)) {
+        preset_hosts(item, rules);
+        continue;
+      }
+      HostRule rule{.id = "policy:" + item.pointer};
+      const JsonValue* host = &item;
+      if (item.type == Type::object) host = host_object(item, rule);
+      else if (!expect(item, Type::string, "a domain such as \"api.example.com\", or an object with \"host\"")) continue;
+      if (host != nullptr && host_pattern(*host, rule)) rules.push_back(std::move(rule));
+    }
+  }
+
+  const JsonValue* host_object(const JsonValue& item, HostRule& rule) {
+    known_keys(item, kHostKeys);
+    if (const JsonValue* tls = item.find("tls"); tls != nullptr && expect(*tls, Type::string, one_of(kTlsChecks))) {
+      const auto check = tls_check_named(tls->string);
+      if (!check) unknown_word(*tls, "check", kTlsChecks);
+      rule.tls = check.value_or(TlsCheck::sni);
+    }
+    rule.because = because(item);
+    return required(item, "host", Type::string, "a domain such as \"api.example.com\"");
+  }
+
+  bool host_pattern(const JsonValue& host, HostRule& rule) {
+    auto pattern = HostPattern::parse(host.string);
+    if (!pattern) return complain(host, pattern.error().text()), false;
+    rule.pattern = std::move(*pattern);
+    if (rule.pattern.host.is_name() || rule.tls != TlsCheck::sni) return true;
+    complain(host, "an address has no server name to check; expected {\"host\": " + in_quotes(host.string) +
+                       ", \"tls\": \"no-sni\"} (or \"off\")");
+    return false;
+  }
+
+  void preset_hosts(const JsonValue& item, std::vector<HostRule>& rules) {
+    const Preset* preset = known_preset(item);
+    if (preset == nullptr) return;
+    for (const std::string_view domain : preset->domains)
+      rules.push_back({.id = std::string(preset->word), .pattern = HostPattern::parse(domain).value()});
+  }
+
+  void aliases(const JsonValue& names, std::vector<HostRule>& rules) {
+    if (names.members.size() > kMaxAliases) complain(names, "more than 64 aliases");
+    for (const auto& [key, offset, value] : names.members) {
+      if (!expect(value, Type::string, "an address and port such as \"127.0.0.1:11434\"")) continue;
+      auto rule = alias_rule(key, value.string);
+      if (!rule) findings_.add(offset, value.pointer, rule.error().text());
+      else rules.push_back(std::move(*rule)), rules.back().id = "policy:" + value.pointer;
+    }
   }
 
   // ---- base rules

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "policy/model.h"
+#include "policy/network.h"
 #include "policy/snapshot.h"
 
 namespace fbroker::policy {
@@ -26,6 +27,7 @@ struct Diagnostic {
 struct Policy {
   std::vector<Export> exports;
   std::vector<Rule> rules;      // the file's rules and the base rules that are on
+  std::vector<HostRule> network;   // what may be reached; empty = nothing
   Durability durability = Durability::normal;   // of the audit log, for this session
   std::string source;           // file name, "" = built in
 };

@@ -36,6 +36,20 @@ constexpr std::string_view kSchema = R"schema({
       "maxItems": 20000,
       "items": { "$ref": "#/definitions/rule" }
     },
+    "network": {
+      "description": "What may be reached through the egress gate. Left out or empty: nothing.",
+      "type": "object",
+      "additionalProperties": false,
+      "properties": {
+        "allow": { "type": "array", "maxItems": 1000, "items": { "$ref": "#/definitions/host" } },
+        "aliases": {
+          "description": "A name and port inside, and the address and port that are reached by it.",
+          "type": "object",
+          "maxProperties": 64,
+          "additionalProperties": { "type": "string", "minLength": 1 }
+        }
+      }
+    },
     "durability": {
       "description": "strict: opens and changes wait until their audit record is on disk (normal: in the kernel's hands).",
       "enum": ["normal", "strict"]
@@ -84,6 +98,30 @@ constexpr std::string_view kSchema = R"schema({
       "type": "string",
       "pattern": "^(/|\\*\\*/)"
     },
+    "place": {
+      "description": "A pattern, or (with allow) a preset: preset:git, preset:node, preset:python, preset:rust.",
+      "type": "string",
+      "pattern": "^(/|\\*\\*/|preset:)"
+    },
+    "host": {
+      "description": "A domain: api.example.com, *.example.com (what is below it), with :PORT where it is not 443; a preset.",
+      "anyOf": [
+        { "type": "string", "minLength": 1 },
+        {
+          "type": "object",
+          "required": ["host"],
+          "additionalProperties": false,
+          "properties": {
+            "host": { "type": "string", "minLength": 1 },
+            "tls": {
+              "description": "sni: a TLS connection that names this host; no-sni: or that names none; off: anything.",
+              "enum": ["sni", "no-sni", "off"]
+            },
+            "because": { "type": "string", "maxLength": 200 }
+          }
+        }
+      ]
+    },
     "patterns": { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/pattern" } },
     "operations": {
       "type": "array",
@@ -104,7 +142,7 @@ constexpr std::string_view kSchema = R"schema({
         "allow": { "anyOf": [ { "enum": ["list", "read", "write"] }, { "$ref": "#/definitions/operations" } ] },
         "ask": { "$ref": "#/definitions/strict" },
         "deny": { "$ref": "#/definitions/strict" },
-        "paths": { "$ref": "#/definitions/patterns" },
+        "paths": { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/place" } },
         "match": { "description": "RE2 expression over the whole path, as bytes.", "type": "string", "minLength": 1 },
         "except": { "description": "Patterns for which the rule does not hold.", "$ref": "#/definitions/patterns" },
         "match_except": { "description": "RE2 expressions for which it does not hold.", "type": "array", "minItems": 1, "items": { "type": "string", "minLength": 1 } },

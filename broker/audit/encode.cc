@@ -121,6 +121,9 @@ void add_members(std::string& out, const Record& r, Members members) {
   text("requested", r.requested);
   text("target", r.target);
   text("host_path", r.host_path);
+  text("host", r.host);
+  text("address", r.address);
+  number("port", r.port);
   text("decision", r.decision);
   text("reason", r.reason);
   number("error", r.error < 0 ? 0 : static_cast<std::uint64_t>(r.error));
@@ -131,6 +134,7 @@ void add_members(std::string& out, const Record& r, Members members) {
   }
   if (r.bytes_read) add_number(out, "bytes_read", *r.bytes_read);
   if (r.bytes_written) add_number(out, "bytes_written", *r.bytes_written);
+  if (r.milliseconds) add_number(out, "milliseconds", *r.milliseconds);
   text("detail", r.detail);
 }
 

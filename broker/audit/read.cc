@@ -51,6 +51,7 @@ constexpr TextMember kTexts[] = {
     {"path", &Record::path},           {"requested", &Record::requested},
     {"target", &Record::target},       {"host_path", &Record::host_path},
     {"decision", &Record::decision},   {"reason", &Record::reason},
+    {"host", &Record::host},           {"address", &Record::address},
     {"detail", &Record::detail},
 };
 
@@ -64,6 +65,8 @@ bool take_number(Entry& entry, const std::string& name, std::uint64_t value) {
   else if (name == "bytes_read") r.bytes_read = value;
   else if (name == "bytes_written") r.bytes_written = value;
   else if (name == "repeated") r.repeated = value;
+  else if (name == "port") r.port = value;
+  else if (name == "milliseconds") r.milliseconds = value;
   else return false;
   return true;
 }
@@ -85,6 +88,12 @@ bool path_matches(const std::string& wanted, const std::string& path) {
   if (wanted.find_first_of("*?[") != wanted.npos) return ::fnmatch(wanted.c_str(), path.c_str(), 0) == 0;
   if (wanted == "/") return true;
   return path.starts_with(wanted) && (path.size() == wanted.size() || path[wanted.size()] == '/');
+}
+
+// A domain and all below it, as a glob where it has * ? or [.
+bool host_matches(const std::string& wanted, const std::string& host) {
+  if (wanted.find_first_of("*?[") != wanted.npos) return ::fnmatch(wanted.c_str(), host.c_str(), FNM_CASEFOLD) == 0;
+  return host == wanted || host.ends_with("." + wanted);
 }
 
 }  // namespace
@@ -208,6 +217,7 @@ bool Filter::matches(const Entry& entry) const {
   if (!decision.empty() && r.decision != decision) return false;
   if (!session.empty() && r.session != session) return false;
   if (!since.empty() && entry.time < since) return false;
+  if (!host.empty() && !host_matches(host, r.host)) return false;
   return path.empty() || path_matches(path, r.path) || path_matches(path, r.requested) ||
          path_matches(path, r.target) || path_matches(path, r.host_path);
 }

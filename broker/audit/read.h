@@ -65,6 +65,7 @@ std::optional<Entry> parse_entry(std::string_view line);
 
 struct Filter {
   std::string path;            // glob where it has * ? or [, else this path and all below; any of the record's paths
+  std::string host;            // a domain and all below it, or a glob; connections alone
   std::string operation;
   std::string decision;
   std::string session;

@@ -27,6 +27,11 @@ struct Record {
   std::optional<std::uint64_t> bytes_read;
   std::optional<std::uint64_t> bytes_written;
   std::uint64_t repeated = 1; // how many equal refusals this record folds
+  // Of a connection through the egress gate:
+  std::string host;           // as asked for
+  std::string address;        // that was connected to
+  std::uint64_t port = 0;
+  std::optional<std::uint64_t> milliseconds;   // how long it was open
   std::string detail;         // free words: open flags, "override-deny", …
 };
 

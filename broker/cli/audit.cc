@@ -102,6 +102,7 @@ std::vector<std::string> cells(const audit::Entry& entry) {
   std::string path = r.path;
   if (!r.requested.empty() && r.requested != r.path) path += "  (asked: " + r.requested + ")";
   if (!r.target.empty()) path += "  -> " + r.target;
+  if (!r.host.empty()) path = r.host + ":" + std::to_string(r.port) + (r.address.empty() ? "" : "  = " + r.address);
   if (path.empty()) path = r.detail;
   return {std::to_string(entry.sequence), entry.time.substr(0, 23),   // to milliseconds
           r.session, r.operation, r.decision, error_name(r.error),
@@ -282,6 +283,7 @@ void add_audit(CLI::App& app, int& status) {
   CLI::App* const search_verb = verbs->add_subcommand("search", "Records that match; status 1 when none does");
   add_common(*search_verb, *options);
   search_verb->add_option("--path", options->filter.path, "a path and all below it, or a glob");
+  search_verb->add_option("--host", options->filter.host, "connections to a domain and all below it, or a glob");
   search_verb->add_option("--op", options->filter.operation, "open, rename, grant, …");
   search_verb->add_option("--decision", options->filter.decision, "allow, ask or deny")
       ->check(CLI::IsMember({"allow", "ask", "deny"}));

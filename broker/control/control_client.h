@@ -25,6 +25,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "policy/base/result.h"
@@ -49,12 +50,22 @@ struct ExportShown {
   bool writable = false;  // whether anything at or below may be written
 };
 
+// A domain that the session may reach beside the policy's own.
+struct ReachableHost {
+  std::string id;                     // named as the reason: "agent:claude", "run"
+  std::string host;                   // "api.example.com", "*.example.com", with ":port" where it is not 443
+  std::string tls = "sni";            // "sni", "no-sni", "off"
+};
+
 struct NewSession {
   std::string name;                   // "" = the broker names it after root's last component
   std::string root;                   // absolute host path; what `from` is relative to
   std::optional<std::string> policy;  // absolute host path; none = the default policy
   std::optional<uid_t> peer_uid;      // who may connect to the data socket; none = the broker's own uid
   bool ends_with_caller = false;      // the session ends when the calling process does
+  std::vector<ReachableHost> hosts;
+  std::vector<std::pair<std::string, std::string>> aliases;   // "llm.local:11434" -> "127.0.0.1:11434"
+  bool offline = false;               // nothing is reached, whatever policy, grants and the two above say
 };
 
 struct Session {
@@ -64,13 +75,15 @@ struct Session {
   std::vector<ExportShown> exports;
   std::vector<std::string> hidden;    // up to 20 workspace paths of existing files nobody inside sees
   std::uint64_t hidden_count = 0;     // how many were found in all (the search is bounded)
+  std::vector<std::string> network;   // what may be reached: domains, aliases' names
+  bool offline = false;
   std::string json;
 };
 
 struct Refused {
   std::uint64_t count = 0;
-  std::string operation;   // "read", "write", …
-  std::string path;        // workspace path
+  std::string operation;   // "read", "write", "connect"
+  std::string path;        // workspace path, or host:port
   std::string rule;
   std::string lift;        // the command that would allow it, "" = none would
 };
@@ -81,9 +94,20 @@ struct Report {
   std::uint64_t changed = 0;         // changes: files opened for writing, names made and removed
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
+  std::uint64_t connections = 0;     // through the egress gate
+  std::uint64_t received = 0;        // bytes, from the network
+  std::uint64_t sent = 0;            // bytes, to it
   std::vector<Refused> refused;      // most frequent first
   std::vector<std::string> created_guarded;  // guarded names (hooks, task files) the session itself made
   std::string json;
+};
+
+struct DomainGrantRequest {
+  std::string session;                     // "" = the only one
+  std::string domain;                      // as in network.allow
+  std::string tls = "sni";
+  std::optional<std::chrono::seconds> lasts;
+  std::string because;
 };
 
 struct GrantRequest {
@@ -108,7 +132,8 @@ struct Granted {
 
 struct RevokeRequest {
   std::string session;
-  std::string target;        // PATH or ID; with `all`: ""
+  std::string target;        // PATH or ID; with `all` and `domain`: ""
+  std::string domain = {};   // "" = none: afterwards nothing of it can be reached
   std::string cwd;
   std::string home;
   bool all = false;          // every grant ends, every session deny stays
@@ -175,6 +200,7 @@ class ControlClient {
   Answer<Report> end_session(const std::string& name) const;
 
   Answer<Granted> grant(const GrantRequest&) const;
+  Answer<Granted> grant_domain(const DomainGrantRequest&) const;   // Granted::path is the domain
   Answer<Revoked> revoke(const RevokeRequest&) const;
   Answer<Checked> check(const CheckRequest&) const;
 

@@ -28,14 +28,14 @@ constexpr std::array kStatusOfErrno{
     StatusOfErrno{ENOSYS, 501},
 };
 
-constexpr std::array<std::string_view, 24> kStatusLines{
+constexpr std::array<std::string_view, 25> kStatusLines{
     "100 Continue", "200 OK", "201 Created", "204 No Content", "206 Partial Content",
     "400 Bad Request", "403 Forbidden", "404 Not Found", "405 Method Not Allowed",
     "408 Request Timeout", "409 Conflict", "410 Gone", "411 Length Required",
     "413 Content Too Large", "414 URI Too Long", "415 Unsupported Media Type",
     "416 Range Not Satisfiable", "417 Expectation Failed",
     "431 Request Header Fields Too Large", "500 Internal Server Error", "501 Not Implemented",
-    "503 Service Unavailable", "505 HTTP Version Not Supported", "507 Insufficient Storage",
+    "502 Bad Gateway", "503 Service Unavailable", "505 HTTP Version Not Supported", "507 Insufficient Storage",
 };
 
 }  // namespace

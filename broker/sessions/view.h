@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "policy/network.h"
 #include "policy/snapshot.h"
 
 namespace fbroker::broker {
@@ -13,6 +14,7 @@ class ExportTable;  // broker/files/export.h
 struct View {
   std::shared_ptr<const policy::Snapshot> snapshot;
   std::shared_ptr<const ExportTable> exports;
+  std::shared_ptr<const policy::NetworkRules> network = std::make_shared<policy::NetworkRules>();
   policy::Durability durability = policy::Durability::normal;
 };
 
