@@ -14,6 +14,7 @@
 
 #include "broker/sessions/runtime_dir.h"
 #include "container/broker_session.h"
+#include "container/git_tracked.h"
 #include "container/host_root.h"
 #include "container/preconditions.h"
 #include "container/sandbox.h"
@@ -100,13 +101,10 @@ Result<UniqueFd> open_path(const std::string& path) {
   return fd;
 }
 
-// ${XDG_STATE_HOME:-~/.local/state}/fbroker
-std::string our_state() { return std::filesystem::path(broker::state_path("x")).parent_path().string(); }
-
 // The HOME of a named session, kept from one run to the next. The dot keeps it
 // apart from every broker's state: no name of a session starts with one.
 Result<UniqueFd> home_of(const std::string& name, HostUser user) {
-  const std::string homes = our_state() + "/.homes";
+  const std::string homes = broker::state_root() + "/.homes";
   FBROKER_TRY(const UniqueFd parent, broker::private_directory(homes));
   if (::mkdirat(parent.get(), name.c_str(), 0700) < 0 && errno != EEXIST)
     return Error{homes + "/" + name, std::strerror(errno)};
@@ -138,7 +136,7 @@ struct Materials {
 Result<void> add_tools(Materials& materials, const RunOptions& options, const std::string& root) {
   const Forbidden forbidden{.home = canonical_or(broker::home_directory()),
                             .workspace_root = root,
-                            .own = {canonical_or(our_state()), canonical_or(broker::runtime_path())}};
+                            .own = {canonical_or(broker::state_root()), canonical_or(broker::runtime_path())}};
   for (const std::string& name : options.tools) {
     FBROKER_TRY(Tool tool, open_tool(name, forbidden));
     materials.tool_programs.push_back(tool.programs);
@@ -180,7 +178,7 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   }
   if (!options.name.empty()) {
     FBROKER_TRY(UniqueFd home, home_of(options.name, user));
-    spec.home_directory = Mount{.source = our_state() + "/.homes/" + options.name,
+    spec.home_directory = Mount{.source = broker::state_root() + "/.homes/" + options.name,
                                 .fd = materials.keep(std::move(home)),
                                 .at = spec.home,
                                 .mode = Mount::Mode::writable};
@@ -191,6 +189,25 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
 
 void say(const RunOptions& options, const std::string& text) {
   if (!options.quiet) std::fputs(text.c_str(), stderr);
+}
+
+// Files that git tracks and the agent does not see.
+std::size_t tracked_hidden(const control::Session& session) {
+  if (session.hidden.empty()) return 0;
+  std::size_t count = 0;
+  for (const control::ExportShown& one : session.exports) {
+    const std::string place = one.at == "/" ? "/" : one.at + "/";
+    for (const std::string& name : git_tracked(one.from))
+      for (const std::string& hidden : session.hidden)
+        count += at_or_below(place + name, hidden) ? 1 : 0;
+  }
+  return count;
+}
+
+BannerFacts banner_facts(const RunOptions& options, const BrokerSession& session) {
+  if (options.quiet) return {};
+  return {.workspace = options.workspace, .home = broker::home_directory(), .broker = session.serving_broker(),
+          .policy = options.policy.value_or(""), .tracked_hidden = tracked_hidden(session.session())};
 }
 
 Result<int> run_in(const RunOptions& options, Materials& materials, const Programs& programs, HostUser user,
@@ -208,7 +225,7 @@ Result<int> run_in(const RunOptions& options, Materials& materials, const Progra
     destroy(sandbox);
     return registered.error();
   }
-  say(options, banner(session.session(), options.workspace, broker::home_directory()));
+  say(options, banner(session.session(), banner_facts(options, session)));
   const int status = supervise(sandbox, streams, signals);
   destroy(sandbox);
   return status;
