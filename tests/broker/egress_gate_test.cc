@@ -3,76 +3,17 @@
 #include "broker/egress/gate.h"
 
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <openssl/ssl.h>
 
-#include <atomic>
 #include <nlohmann/json.hpp>
 
 #include "tests/broker/http_session.h"
+#include "tests/support/tcp_listener.h"
 
 namespace fbroker::test {
 namespace {
 
 using nlohmann::json;
-
-// A TCP server on loopback that keeps what it is told and says one thing back.
-class Listener {
- public:
-  explicit Listener(std::string answer = "") : answer_(std::move(answer)) {
-    fd_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    if (::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 || ::listen(fd_.get(), 50) != 0 ||
-        ::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
-      std::abort();
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~Listener() {
-    ::shutdown(fd_.get(), SHUT_RDWR);
-    thread_.join();
-  }
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
-  int accepted() const { return accepted_; }
-  // Connections that ended, and how the last one did.
-  int ended() const { return ended_; }
-  bool was_reset() const { return reset_; }
-  std::string heard() const {
-    const std::lock_guard lock(mutex_);
-    return heard_;
-  }
-
- private:
-  void serve() {
-    for (int client; (client = ::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) {
-      const UniqueFd connection(client);
-      ++accepted_;
-      char bytes[4096];
-      ssize_t got;
-      while ((got = ::recv(client, bytes, sizeof bytes, 0)) > 0) {
-        {
-          const std::lock_guard lock(mutex_);
-          heard_.append(bytes, static_cast<std::size_t>(got));
-        }
-        if (!answer_.empty()) ::send(client, answer_.data(), answer_.size(), MSG_NOSIGNAL);
-        if (answer_.starts_with("HTTP/") && heard().find("END") != std::string::npos) break;
-      }
-      reset_ = got < 0;
-      ++ended_;
-    }
-  }
-  UniqueFd fd_;
-  std::uint16_t port_ = 0;
-  std::string answer_;
-  std::atomic<int> accepted_{0}, ended_{0};
-  std::atomic<bool> reset_{false};
-  mutable std::mutex mutex_;
-  std::string heard_;
-  std::thread thread_;
-};
 
 policy::HostRule allow_host(const std::string& pattern, policy::TlsCheck tls = policy::TlsCheck::sni) {
   return {.id = "test:" + pattern, .pattern = policy::HostPattern::parse(pattern).value(), .tls = tls};
@@ -123,7 +64,7 @@ class Egress : public testing::Test {
     return eventually([&] { return session_.egress.tunnels() == 0; });
   }
 
-  Listener server_{"pong"};
+  TcpListener server_{"pong"};
   std::string resolved_;
   HttpSession session_;
 };
@@ -337,7 +278,7 @@ TEST_F(Egress, AChangeThatStillAllowsItCutsNothing) {
 // ---- plain HTTP ------------------------------------------------------------------------
 
 TEST_F(Egress, ARequestInAbsoluteFormIsSentOnAsTheServersOwn) {
-  Listener http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+  TcpListener http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
   session_.files.set_network({policy::alias_rule("llm.local:80", http.address()).value()});
   RawClient client(session_.socket());
   client.send("POST http://LLM.local/v1/x?y=1#f HTTP/1.1\r\nHost: evil.com\r\nProxy-Connection: keep-alive\r\n"
@@ -349,7 +290,7 @@ TEST_F(Egress, ARequestInAbsoluteFormIsSentOnAsTheServersOwn) {
 }
 
 TEST_F(Egress, AChunkedBodyIsSentOnToItsEnd) {
-  Listener http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+  TcpListener http("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
   session_.files.set_network({policy::alias_rule("llm.local:80", http.address()).value()});
   RawClient client(session_.socket());
   client.send("POST http://llm.local/ HTTP/1.1\r\nHost: llm.local\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel");
