@@ -16,6 +16,8 @@
 #include "container/broker_session.h"
 #include "container/host_root.h"
 #include "container/preconditions.h"
+#include "container/proxy.h"
+#include "container/publish.h"
 #include "container/sandbox.h"
 #include "container/supervise.h"
 #include "container/tools.h"
@@ -126,6 +128,7 @@ Result<UniqueFd> home_of(const std::string& name, HostUser user) {
 // Everything that the specification borrows, kept until the sandbox runs.
 struct Materials {
   SandboxSpec spec;
+  Publisher publisher;
   std::vector<UniqueFd> kept;
   std::vector<std::string> tool_programs;
 
@@ -171,6 +174,9 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   spec.workspace = options.workspace;
   spec.limits = options.limits;
   spec.command = options.command;
+  FBROKER_TRY(materials.publisher, Publisher::listen(options.publish));
+  spec.publishes = materials.publisher.any();
+  if (!options.offline) spec.proxy = kProxy;
   add_host_system(spec);
   FBROKER_TRY_VOID(add_tools(materials, options, wanted.root));
   FBROKER_TRY_VOID(add_programs(materials, programs));
@@ -207,6 +213,10 @@ Result<int> run_in(const RunOptions& options, Materials& materials, const Progra
   if (!registered) {
     destroy(sandbox);
     return registered.error();
+  }
+  if (auto published = materials.publisher.start(std::move(sandbox.publish)); !published) {
+    destroy(sandbox);
+    return published.error();
   }
   say(options, banner(session.session(), options.workspace, broker::home_directory()));
   const int status = supervise(sandbox, streams, signals);
