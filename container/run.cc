@@ -17,6 +17,8 @@
 #include "container/git_tracked.h"
 #include "container/host_root.h"
 #include "container/preconditions.h"
+#include "container/proxy.h"
+#include "container/publish.h"
 #include "container/sandbox.h"
 #include "container/supervise.h"
 #include "container/tools.h"
@@ -124,6 +126,7 @@ Result<UniqueFd> home_of(const std::string& name, HostUser user) {
 // Everything that the specification borrows, kept until the sandbox runs.
 struct Materials {
   SandboxSpec spec;
+  Publisher publisher;
   std::vector<UniqueFd> kept;
   std::vector<std::string> tool_programs;
 
@@ -169,6 +172,9 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   spec.workspace = options.workspace;
   spec.limits = options.limits;
   spec.command = options.command;
+  FBROKER_TRY(materials.publisher, Publisher::listen(options.publish));
+  spec.publishes = materials.publisher.any();
+  if (!options.offline) spec.proxy = kProxy;
   add_host_system(spec);
   FBROKER_TRY_VOID(add_tools(materials, options, wanted.root));
   FBROKER_TRY_VOID(add_programs(materials, programs));
@@ -224,6 +230,10 @@ Result<int> run_in(const RunOptions& options, Materials& materials, const Progra
   if (!registered) {
     destroy(sandbox);
     return registered.error();
+  }
+  if (auto published = materials.publisher.start(std::move(sandbox.publish)); !published) {
+    destroy(sandbox);
+    return published.error();
   }
   say(options, banner(session.session(), banner_facts(options, session)));
   const int status = supervise(sandbox, streams, signals);

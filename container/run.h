@@ -17,6 +17,8 @@ struct RunOptions {
   std::string name;                    // "" = made up; a name keeps its HOME for the next time
   std::vector<std::string> tools;
   std::string workspace = "/workspace";
+  std::vector<std::string> publish;    // as the person wrote them
+  bool offline = false;                // nothing inside reaches any host, whatever a policy allows
   Limits limits;
   bool quiet = false;                  // neither banner nor end report
   std::vector<std::string> command;
