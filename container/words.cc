@@ -10,6 +10,7 @@ namespace fbroker::container {
 namespace {
 
 constexpr std::size_t kMostHiddenShown = 3;
+constexpr std::size_t kMostHostsShown = 3;
 constexpr std::size_t kMostRefusedShown = 20;
 constexpr std::size_t kMostCreatedShown = 20;
 
@@ -38,6 +39,15 @@ std::string hidden(const control::Session& session) {
     text += (shown++ == 0 ? " " : ", ") + printable(path.starts_with('/') ? path.substr(1) : path);
   }
   return session.hidden_count > shown ? text + " …" : text;
+}
+
+std::string network(const control::Session& session) {
+  if (session.offline) return "offline";
+  std::string text;
+  for (std::size_t i = 0; i < session.network.size() && i < kMostHostsShown; ++i)
+    text += (text.empty() ? "" : ", ") + printable(session.network[i]);
+  if (session.network.size() > kMostHostsShown) text += " …";
+  return text.empty() ? "none" : text;
 }
 
 std::string refusal(const control::Refused& one) {
@@ -107,7 +117,7 @@ std::string amount(std::uint64_t bytes) {
 
 std::string banner(const control::Session& session, const std::string& workspace, const std::string& home) {
   return "session " + session.name + " · " + exports(session, workspace, home) + " · " + hidden(session) +
-         " · network none · other terminal: fbroker grant PATH --read\n";
+         " · network " + network(session) + " · other terminal: fbroker grant PATH --read\n";
 }
 
 // What the agent made that a program on the host may run or obey. Configuration
@@ -126,11 +136,17 @@ std::string may_run(const control::Report& report) {
   return text;
 }
 
+std::string traffic(const control::Report& report) {
+  if (report.connections == 0) return "";
+  return counted(report.connections, "connection", "connections") + " (" + amount(report.received) + " in, " +
+         amount(report.sent) + " out) · ";
+}
+
 std::string end_report(const control::Session& session, const control::Report& report) {
   std::string text = "session " + session.name + " ended · " + counted(report.read, "file", "files") +
                      " read (" + amount(report.bytes_read) + ") · " +
                      counted(report.changed, "change", "changes") + " (" + amount(report.bytes_written) +
-                     " written) · " + (report.refused.empty() ? "nothing refused" : "refused:") + "\n";
+                     " written) · " + traffic(report) + (report.refused.empty() ? "nothing refused" : "refused:") + "\n";
   std::size_t shown = 0;
   for (const control::Refused& one : report.refused) {
     if (shown++ == kMostRefusedShown) break;

@@ -67,6 +67,7 @@ class Linter {
     }
     nothing_allowed();
     base_off();
+    network();
     durability();
     return std::move(found_);
   }
@@ -152,6 +153,20 @@ class Linter {
       const auto is = [&](const Rule& rule) { return rule.id == name; };
       if (std::ranges::none_of(policy_.rules, is))
         add(Level::note, "base", name + " is switched off");
+    }
+  }
+
+  void network() {
+    for (const HostRule& rule : policy_.network) {
+      for (const HostRule& other : policy_.network)
+        if (&other != &rule && !other.instead && !rule.instead && other.pattern.covers(rule.pattern) &&
+            other.tls == rule.tls && (!rule.pattern.covers(other.pattern) || &other < &rule)) {
+          add(Level::note, rule.id, "adds nothing: " + other.id + " allows " + in_quotes(rule.pattern.text()) + " already");
+          break;
+        }
+      if (rule.tls == TlsCheck::off && !rule.instead)
+        add(Level::note, rule.id, "\"tls\": \"off\" lets any bytes pass, to whatever " +
+                                      in_quotes(rule.pattern.text()) + " resolves to");
     }
   }
 

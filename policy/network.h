@@ -82,13 +82,13 @@ struct HostPattern {
 // An entry of what may be reached: out of the policy, an agent's profile, or
 // (order > 0) a person's grant or revoke.
 struct HostRule {
-  std::string id;               // "policy:/network/allow/0", "agent:claude", "g4", …
+  std::string id = {};               // "policy:/network/allow/0", "agent:claude", "g4", …
   Effect effect = Effect::allow;
-  HostPattern pattern;
+  HostPattern pattern = {};
   TlsCheck tls = TlsCheck::sni;
   // An alias: what is connected to instead, unresolved and unchecked.
-  std::optional<Endpoint> instead;
-  std::string because;
+  std::optional<Endpoint> instead = {};
+  std::string because = {};
   std::uint64_t order = 0;
 };
 
@@ -98,10 +98,10 @@ Result<HostRule> alias_rule(std::string_view name, std::string_view target);
 
 struct NetworkDecision {
   bool allowed = false;
-  std::string rule;              // its id; "default", "offline"
-  std::string because;
+  std::string rule = {};         // its id; "default", "offline"
+  std::string because = {};
   TlsCheck tls = TlsCheck::sni;
-  std::optional<Endpoint> instead;
+  std::optional<Endpoint> instead = {};
 };
 
 // Threads: immutable; every member from any thread.

@@ -15,12 +15,26 @@ namespace fbroker::cli {
 namespace {
 
 struct CheckOptions {
-  std::string session, path, operation, policy, root;
+  std::string session, path, operation, policy, root, domain;
   bool as_json = false;
 };
 
 int status_of(const std::string& decision) {
   return decision == "allow" ? kYes : decision == "ask" ? kWouldBeAsked : kNo;
+}
+
+int check_domain_offline(const CheckOptions& options, const policy::Policy& policy) {
+  const auto target = policy::Endpoint::parse(options.domain, policy::kHttpsPort);
+  if (!target) return told({kUsage, "--domain " + target.error().text(), ""}, false);
+  const auto decision = policy::NetworkRules(policy.network, false).decide(target->host, target->port);
+  const std::string effect = decision.allowed ? "allow" : "deny";
+  if (options.as_json)
+    std::printf("%s\n", nlohmann::json{{"decision", effect}, {"operation", "connect"}, {"path", target->text()},
+                                       {"rule", decision.rule}, {"because", decision.because}}.dump().c_str());
+  else
+    std::printf("connect %s: %s, by %s%s\n", target->text().c_str(), effect.c_str(), decision.rule.c_str(),
+                decision.because.empty() ? "" : (" (" + decision.because + ")").c_str());
+  return status_of(effect);
 }
 
 // Without a broker: what the file says, on a tree that starts at --root.
@@ -33,6 +47,7 @@ int check_offline(const CheckOptions& options, const std::string& cwd) {
     for (const auto& diagnostic : policy.error()) std::fprintf(stderr, "%s\n", diagnostic.text().c_str());
     return kUsage;
   }
+  if (!options.domain.empty()) return check_domain_offline(options, *policy);
   const auto operation = policy::operation_named(options.operation);
   if (!operation) return usage("OP: \"" + options.operation + "\" is none of list, read, write, create, delete, execute");
   const std::string home = broker::home_directory();
@@ -54,10 +69,12 @@ int check_offline(const CheckOptions& options, const std::string& cwd) {
 
 int check(const CheckOptions& options) {
   const std::string cwd = current_directory();
+  if (options.domain.empty() == (options.path.empty() || options.operation.empty()))
+    return told({kUsage, "say what: PATH and OP, or --domain D", ""}, false);
   if (!options.policy.empty()) return check_offline(options, cwd);
   const auto client = control::ControlClient::find(options.session);
   if (!client) return told(client.error(), options.as_json);
-  const auto checked = client->check({options.session, options.path, cwd, broker::home_directory(), options.operation});
+  const auto checked = client->check({options.session, options.path, cwd, broker::home_directory(), options.operation, options.domain});
   if (!checked) return told(checked.error(), options.as_json);
   const auto answer = nlohmann::json::parse(checked->json, nullptr, false);
   const std::string words = answer.is_object() ? answer.value("words", "") : "";
@@ -71,14 +88,16 @@ int check(const CheckOptions& options) {
 
 void add_check(CLI::App& app, int& status) {
   auto options = std::make_shared<CheckOptions>();
-  CLI::App* verb = app.add_subcommand("check", "Whether an operation is allowed, and by which rule");
-  verb->add_option("PATH", options->path, "as your shell knows it, or as the agent sees it (/workspace/…)")->required();
-  verb->add_option("OP", options->operation, "list, read, write, create, delete or execute")->required();
+  CLI::App* verb = app.add_subcommand("check", "Whether an operation or a connection is allowed, and by which rule");
+  verb->add_option("PATH", options->path, "as your shell knows it, or as the agent sees it (/workspace/…)");
+  verb->add_option("OP", options->operation, "list, read, write, create, delete or execute");
+  verb->add_option("--domain", options->domain, "instead: whether host[:port] may be reached");
   verb->add_option("--policy", options->policy, "decide by this file, without a broker");
   verb->add_option("--root", options->root, "with --policy: what exports are relative to (here)");
   verb->add_option("-s,--session", options->session, "needed only when several live");
   verb->add_flag("--json", options->as_json, "print JSON");
   verb->footer("Examples:\n  fbroker check .env read\n  fbroker check /workspace/src/main.c write --policy p.json\n"
+               "  fbroker check --domain api.example.com\n"
                "Exit status: 0 allow, 1 deny, 4 ask.");
   verb->callback([options, &status] { status = check(*options); });
 }

@@ -17,7 +17,7 @@ using nlohmann::json;
 namespace {
 
 struct GrantOptions {
-  std::string session, path, lasts = "session", because;
+  std::string session, path, domain, tls = "sni", lasts = "session", because;
   std::vector<std::string> operations;
   bool read = false, write = false, override_deny = false, as_json = false;
 };
@@ -28,7 +28,33 @@ std::string words(const std::vector<std::string>& list, const char* between = " 
   return text;
 }
 
+int print_granted(const control::Granted& granted, const GrantOptions& options) {
+  if (options.as_json) return std::printf("%s\n", granted.json.c_str()), kYes;
+  std::printf("%s: %s (%s)%s\n", granted.id.c_str(), shown(granted.path).c_str(), words(granted.operations).c_str(),
+              granted.expires.empty() ? (options.lasts == "once" ? ", for one open" : ", until the session ends")
+                                      : (", until " + granted.expires).c_str());
+  return kYes;
+}
+
+int grant_domain(const GrantOptions& options, std::optional<std::chrono::seconds> lasts) {
+  if (options.read || options.write || options.override_deny || !options.operations.empty() || options.lasts == "once")
+    return told({kUsage, "--domain goes with --for, --tls and --because alone", ""}, false);
+  const auto client = ControlClient::find(options.session);
+  if (!client) return told(client.error(), options.as_json);
+  const auto granted = client->grant_domain({options.session, options.domain, options.tls, lasts, options.because});
+  return granted ? print_granted(*granted, options) : told(granted.error(), options.as_json);
+}
+
 int grant(const GrantOptions& options) {
+  if (options.path.empty() == options.domain.empty())
+    return told({kUsage, "say what: a PATH, or --domain D", ""}, false);
+  std::optional<std::chrono::seconds> lasts;
+  if (options.lasts != "once" && options.lasts != "session") {
+    const auto given = duration_from(options.lasts);
+    if (!given) return told({kUsage, given.error().text(), ""}, false);
+    lasts = *given;
+  }
+  if (!options.domain.empty()) return grant_domain(options, lasts);
   control::GrantRequest request;
   request.session = options.session;
   request.path = options.path;
@@ -40,24 +66,15 @@ int grant(const GrantOptions& options) {
   request.override_deny = options.override_deny;
   request.because = options.because;
   request.once = options.lasts == "once";
-  if (!request.once && options.lasts != "session") {
-    const auto lasts = duration_from(options.lasts);
-    if (!lasts) return told({kUsage, lasts.error().text(), ""}, false);
-    request.lasts = *lasts;
-  }
+  request.lasts = lasts;
   const auto client = ControlClient::find(options.session);
   if (!client) return told(client.error(), options.as_json);
   const auto granted = client->grant(request);
-  if (!granted) return told(granted.error(), options.as_json);
-  if (options.as_json) return std::printf("%s\n", granted->json.c_str()), kYes;
-  std::printf("%s: %s (%s)%s\n", granted->id.c_str(), shown(granted->path).c_str(), words(granted->operations).c_str(),
-              granted->expires.empty() ? (request.once ? ", for one open" : ", until the session ends")
-                                       : (", until " + granted->expires).c_str());
-  return kYes;
+  return granted ? print_granted(*granted, options) : told(granted.error(), options.as_json);
 }
 
 struct RevokeOptions {
-  std::string session, target;
+  std::string session, target, domain;
   bool all = false, as_json = false;
 };
 
@@ -82,6 +99,8 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
     std::printf("taken back: %s; the policy's rules hold there again\n", lifted.value("id", "").c_str());
   if (revoked.ended.empty() && revoked.denied.empty() && answer.value("lifted", json::array()).empty())
     std::printf("nothing was accessible\n");
+  if (const auto cut = answer.value("tunnels_cut", 0); cut > 0)
+    std::printf("%d %s cut\n", cut, cut == 1 ? "connection" : "connections");
   std::printf("%llu %s closed, %.1f ms\n", static_cast<unsigned long long>(revoked.handles_closed),
               revoked.handles_closed == 1 ? "handle" : "handles", revoked.milliseconds);
   if (revoked.sandbox_killed) std::fprintf(stderr, "the sandbox did not forget in time and was killed\n");
@@ -95,12 +114,12 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
 }
 
 int revoke(const RevokeOptions& options) {
-  if (options.all == !options.target.empty())
-    return told({kUsage, "say what: a PATH, an ID, or --all", ""}, false);
+  if (int{options.all} + int{!options.target.empty()} + int{!options.domain.empty()} != 1)
+    return told({kUsage, "say what: a PATH, an ID, --domain D, or --all", ""}, false);
   const auto client = ControlClient::find(options.session);
   if (!client) return told(client.error(), options.as_json);
   const auto revoked = client->revoke({options.session, options.target, current_directory(),
-                                       broker::home_directory(), options.all});
+                                       broker::home_directory(), options.all, options.domain});
   if (!revoked) return told(revoked.error(), options.as_json);
   const json answer = json::parse(revoked->json, nullptr, false);
   if (!options.as_json) return print_revoked(*revoked, answer);
@@ -140,8 +159,11 @@ int list(const std::string& session, bool as_json) {
 
 void add_grant(CLI::App& app, int& status) {
   auto options = std::make_shared<GrantOptions>();
-  CLI::App* verb = app.add_subcommand("grant", "Allow a file or directory while the agent runs");
-  verb->add_option("PATH", options->path, "as your shell knows it, or as the agent sees it (/workspace/…)")->required();
+  CLI::App* verb = app.add_subcommand("grant", "Allow a file, a directory or a domain while the agent runs");
+  verb->add_option("PATH", options->path, "as your shell knows it, or as the agent sees it (/workspace/…)");
+  verb->add_option("--domain", options->domain, "instead: api.example.com, *.example.com (what is below it), host:8443");
+  verb->add_option("--tls", options->tls, "with --domain: sni (the connection names this host), no-sni (or none), off (not TLS)")
+      ->capture_default_str()->check(CLI::IsMember({"sni", "no-sni", "off"}));
   verb->add_flag("--read", options->read, "list, read, execute (the default)");
   verb->add_flag("--write", options->write, "that, and write, create, delete");
   verb->add_option("--ops", options->operations, "single operations: list,read,write,create,delete,execute")->delimiter(',');
@@ -151,6 +173,7 @@ void add_grant(CLI::App& app, int& status) {
   verb->add_option("-s,--session", options->session, "needed only when several live");
   verb->add_flag("--json", options->as_json, "print JSON");
   verb->footer("Examples:\n  fbroker grant ~/Downloads/spec.pdf --for 15m\n  fbroker grant src --write\n"
+               "  fbroker grant --domain pypi.org --for 15m\n"
                "  fbroker grant .env --read --override-deny --for once --because 'debugging the login'\n"
                "A host file outside every export appears below /workspace/.fbroker/granted.");
   verb->callback([options, &status] { status = grant(*options); });
@@ -160,11 +183,14 @@ void add_revoke(CLI::App& app, int& status) {
   auto options = std::make_shared<RevokeOptions>();
   CLI::App* verb = app.add_subcommand("revoke", "Take something back; final when it returns");
   verb->add_option("TARGET", options->target, "a path, or a grant's id");
+  verb->add_option("--domain", options->domain,
+                   "a domain (every port, or D:PORT): nothing of it can be reached afterwards, open connections are cut");
   verb->add_flag("--all", options->all, "end every grant; what earlier revokes denied stays denied");
   verb->add_option("-s,--session", options->session, "needed only when several live");
   verb->add_flag("--json", options->as_json, "print JSON");
   verb->footer("Examples:\n  fbroker revoke .env      nothing at or below it is accessible afterwards\n"
                "  fbroker revoke g3        ends that grant\n"
+               "  fbroker revoke --domain example.com\n"
                "  fbroker revoke r4        takes a session deny back: the policy's rules hold again\n"
                "  fbroker revoke --all");
   verb->callback([options, &status] { status = revoke(*options); });

@@ -222,12 +222,18 @@ void show_text(const Policy& policy) {
     if (rule.unless_created) std::cout << "    unless this session created it\n";
     if (!rule.because.empty()) std::cout << "    because: " << in_quotes(rule.because) << "\n";
   }
+  for (const HostRule& rule : policy.network) {
+    std::cout << rule.id << ": reach " << rule.pattern.text();
+    if (rule.instead) std::cout << " = " << rule.instead->text();
+    if (!rule.instead && rule.tls != TlsCheck::sni) std::cout << ", tls " << name_of(rule.tls);
+    std::cout << (rule.because.empty() ? "" : "\n    because: " + in_quotes(rule.because)) << "\n";
+  }
   std::cout << "otherwise: deny\n"
             << "durability: " << name_of(policy.durability) << "\n";
 }
 
 void show_json(const Policy& policy) {
-  json out = {{"exports", json::array()}, {"rules", json::array()},
+  json out = {{"exports", json::array()}, {"rules", json::array()}, {"network", json::array()},
               {"durability", name_of(policy.durability)}};
   for (const Export& e : policy.exports)
     out["exports"].push_back({{"at", e.at.bytes()}, {"from", e.from}, {"submounts", e.submounts},
@@ -244,6 +250,12 @@ void show_json(const Policy& policy) {
       one["paths"] = rule.paths;
     }
     out["rules"].push_back(std::move(one));
+  }
+  for (const HostRule& rule : policy.network) {
+    json one = {{"id", rule.id}, {"host", rule.pattern.text()}, {"port", rule.pattern.port},
+                {"tls", name_of(rule.tls)}, {"because", rule.because}};
+    if (rule.instead) one["instead"] = rule.instead->text();
+    out["network"].push_back(std::move(one));
   }
   std::cout << out.dump(2, ' ', false, json::error_handler_t::replace) << "\n";
 }

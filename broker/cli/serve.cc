@@ -63,6 +63,10 @@ void prepare_process() {
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
   ::umask(077);
+  // ATTACK: a search list (resolv.conf) makes another name of one that was
+  //   allowed and does not exist: api.example.com.corp.example.
+  ::setenv("LOCALDOMAIN", "", 1);
+  ::setenv("RES_OPTIONS", "timeout:3 attempts:2", 0);
   std::signal(SIGPIPE, SIG_IGN);
 }
 

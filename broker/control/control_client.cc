@@ -50,6 +50,10 @@ class Body {
     out_ += ']';
     return *this;
   }
+  Body& raw(const char* name, const std::string& json) {
+    key(name), out_ += json;
+    return *this;
+  }
   std::string text() { return out_ + '}'; }
 
  private:
@@ -102,6 +106,16 @@ std::vector<Ended> ended_at(const json& object, const char* name) {
   return all_at(object, name, [](const json& entry) { return Ended{bytes_at(entry, "id"), bytes_at(entry, "path")}; });
 }
 
+std::string hosts_json(const NewSession& wanted) {
+  std::string list = "[";
+  const auto add = [&](Body entry) { list += (list.size() > 1 ? "," : "") + entry.text(); };
+  for (const ReachableHost& host : wanted.hosts)
+    add(Body().add("id", host.id).add("host", host.host).add("tls", host.tls));
+  for (const auto& [name, target] : wanted.aliases)
+    add(Body().add("id", "alias:" + name).add("host", name).add("instead", target));
+  return list + "]";
+}
+
 Session session_from(std::string text) {
   const json answer = parsed(text);
   Session session;
@@ -113,6 +127,8 @@ Session session_from(std::string text) {
   });
   session.hidden = texts_at(answer, "hidden");
   session.hidden_count = number_at(answer, "hidden_count");
+  session.network = texts_at(answer, "network");
+  session.offline = flag_at(answer, "offline");
   session.json = std::move(text);
   return session;
 }
@@ -124,6 +140,9 @@ Report report_from(std::string text) {
   report.changed = number_at(answer, "changed");
   report.bytes_read = number_at(answer, "bytes_read");
   report.bytes_written = number_at(answer, "bytes_written");
+  report.connections = number_at(answer, "connections");
+  report.received = number_at(answer, "received");
+  report.sent = number_at(answer, "sent");
   report.refused = all_at(answer, "refused", [](const json& entry) {
     return Refused{number_at(entry, "count"), bytes_at(entry, "operation"), bytes_at(entry, "path"),
                    bytes_at(entry, "rule"), bytes_at(entry, "lift")};
@@ -131,6 +150,12 @@ Report report_from(std::string text) {
   report.created_guarded = texts_at(answer, "created_guarded");
   report.json = std::move(text);
   return report;
+}
+
+Granted granted_from(std::string text) {
+  const json answer = parsed(text);
+  return {bytes_at(answer, "id"), bytes_at(answer, "path"), texts_at(answer, "operations"),
+          bytes_at(answer, "expires"), std::move(text)};
 }
 
 // --- failures ---------------------------------------------------------------
@@ -234,7 +259,8 @@ Answer<Session> ControlClient::create_session(const NewSession& wanted) const {
   body.add("name", wanted.name).add("root", wanted.root);
   if (wanted.policy) body.add("policy", *wanted.policy);
   if (wanted.peer_uid) body.add("peer_uid", std::uint64_t{*wanted.peer_uid});
-  body.add("ends_with_caller", wanted.ends_with_caller);
+  body.add("ends_with_caller", wanted.ends_with_caller).add("offline", wanted.offline);
+  if (const std::string hosts = hosts_json(wanted); hosts != "[]") body.raw("hosts", hosts);
   FBROKER_TRY(std::string text, call("POST", "/v1/sessions", body.text()));
   return session_from(std::move(text));
 }
@@ -263,15 +289,23 @@ Answer<Granted> ControlClient::grant(const GrantRequest& wanted) const {
   body.add("once", wanted.once).add("override_deny", wanted.override_deny);
   body.add("because", wanted.because);
   FBROKER_TRY(std::string text, call("POST", "/v1/grants", body.text()));
-  const json answer = parsed(text);
-  return Granted{bytes_at(answer, "id"), bytes_at(answer, "path"), texts_at(answer, "operations"),
-                 bytes_at(answer, "expires"), std::move(text)};
+  return granted_from(std::move(text));
+}
+
+Answer<Granted> ControlClient::grant_domain(const DomainGrantRequest& wanted) const {
+  Body body;
+  body.add("session", wanted.session).add("domain", wanted.domain).add("tls", wanted.tls);
+  if (wanted.lasts) body.add("seconds", static_cast<std::uint64_t>(wanted.lasts->count()));
+  body.add("because", wanted.because);
+  FBROKER_TRY(std::string text, call("POST", "/v1/grants", body.text()));
+  return granted_from(std::move(text));
 }
 
 Answer<Revoked> ControlClient::revoke(const RevokeRequest& wanted) const {
   Body body;
-  body.add("session", wanted.session).add("target", wanted.target).add("cwd", wanted.cwd);
-  body.add("home", wanted.home).add("all", wanted.all);
+  body.add("session", wanted.session);
+  if (wanted.domain.empty()) body.add("target", wanted.target).add("cwd", wanted.cwd).add("home", wanted.home);
+  body.add("domain", wanted.domain).add("all", wanted.all);
   FBROKER_TRY(std::string text, call("POST", "/v1/revoke", body.text()));
   const json answer = parsed(text);
   Revoked revoked;
@@ -288,8 +322,9 @@ Answer<Revoked> ControlClient::revoke(const RevokeRequest& wanted) const {
 
 Answer<Checked> ControlClient::check(const CheckRequest& wanted) const {
   Body body;
-  body.add("session", wanted.session).add("path", wanted.path).add("cwd", wanted.cwd);
-  body.add("home", wanted.home).add("operation", wanted.operation);
+  body.add("session", wanted.session).add("domain", wanted.domain);
+  if (wanted.domain.empty())
+    body.add("path", wanted.path).add("cwd", wanted.cwd).add("home", wanted.home).add("operation", wanted.operation);
   FBROKER_TRY(std::string text, call("POST", "/v1/check", body.text()));
   const json answer = parsed(text);
   return Checked{bytes_at(answer, "decision"), bytes_at(answer, "rule"), bytes_at(answer, "because"),

@@ -133,10 +133,10 @@ struct Granted {
 struct RevokeRequest {
   std::string session;
   std::string target;        // PATH or ID; with `all` and `domain`: ""
-  std::string domain = {};   // "" = none: afterwards nothing of it can be reached
   std::string cwd;
   std::string home;
   bool all = false;          // every grant ends, every session deny stays
+  std::string domain = {};   // "" = none: afterwards nothing of it can be reached
 };
 
 struct Ended {
@@ -157,6 +157,7 @@ struct Revoked {
 
 struct CheckRequest {
   std::string session, path, cwd, home, operation;
+  std::string domain = {};   // instead of path and operation
 };
 
 struct Checked {

@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/control/control_json.h"
+#include "broker/grants/domain_changes.h"
+#include "broker/sessions/hosts_json.h"
 #include "broker/control/person_path.h"
 #include "broker/http/problem.h"
 #include "broker/protocol/wire_json.h"
@@ -125,23 +127,60 @@ Response get_grants(Call& call) {
   }
   std::string list = "[";
   for (const auto& session : sessions)
+  {
     for (const auto& live : call.registry.grants().of(session->name()))
       list += (list.size() > 1 ? "," : "") + grant_json(session->name(), live);
+    for (const auto& live : call.registry.grants().domains_of(session->name()))
+      list += (list.size() > 1 ? "," : "") + domain_json(session->name(), live);
+  }
   return good("{\"grants\":" + list + "]}");
 }
 
+std::optional<std::chrono::system_clock::time_point> expiry_field(FieldReader& reader) {
+  if (!reader.has("seconds")) return std::nullopt;
+  const std::uint64_t seconds = reader.number("seconds");
+  if (seconds == 0 || seconds > kMaxSeconds) reader.refuse("seconds", "1 to ten years");
+  return std::chrono::system_clock::now() + std::chrono::seconds(std::min(seconds, kMaxSeconds));
+}
+
+std::string because_field(FieldReader& reader) {
+  std::string because = reader.has("because") ? reader.bytes("because") : "";
+  if (because.size() > kMaxBecauseBytes) reader.refuse("because", "longer than 500 bytes");
+  return because;
+}
+
+Response post_domain(Call& call) {
+  FieldReader reader(call.body);
+  const std::string name = session_field(reader);
+  broker::LiveDomain wanted;
+  auto pattern = policy::HostPattern::parse(reader.text("domain"));
+  if (!pattern) reader.refuse("domain", pattern.error().text());
+  const auto tls = policy::tls_check_named(reader.has("tls") ? reader.text("tls") : "sni");
+  if (!tls) reader.refuse("tls", "is none of \"sni\", \"no-sni\" and \"off\"");
+  wanted.expires = expiry_field(reader);
+  wanted.rule.because = because_field(reader);
+  if (const auto done = reader.finish(); !done) return bad(done.error().text());
+  wanted.rule.pattern = std::move(*pattern);
+  wanted.rule.tls = *tls;
+  const auto session = session_called(call.registry, name);
+  if (!session) return session.error();
+  const auto live = broker::grant_domain((*session)->take_turn(), std::move(wanted));
+  if (!live) return refused(live.error().what);
+  call.registry.wake();
+  return good(domain_json((*session)->name(), *live));
+}
+
 Response post_grants(Call& call) {
+  if (call.body.contains("domain")) return post_domain(call);
   FieldReader reader(call.body);
   const std::string name = session_field(reader);
   const PersonPath path = person_path(reader, "path");
   broker::LiveGrant wanted;
   wanted.grant.operations = operations_field(reader);
-  const std::uint64_t seconds = reader.has("seconds") ? reader.number("seconds") : 0;
-  if (reader.has("seconds") && (seconds == 0 || seconds > kMaxSeconds)) reader.refuse("seconds", "1 to ten years");
+  wanted.grant.expires = expiry_field(reader);
   wanted.grant.once = flag_field(reader, "once");
   wanted.grant.override_deny = flag_field(reader, "override_deny");
-  if (reader.has("because")) wanted.grant.because = reader.bytes("because");
-  if (wanted.grant.because.size() > kMaxBecauseBytes) reader.refuse("because", "longer than 500 bytes");
+  wanted.grant.because = because_field(reader);
   if (const auto done = reader.finish(); !done) return bad(done.error().text());
   const auto session = session_called(call.registry, name);
   if (!session) return session.error();
@@ -156,7 +195,6 @@ Response post_grants(Call& call) {
     if (!placed->exists) return refused(path.text + ": there is no such file");
     wanted.from = placed->host;
   }
-  if (seconds != 0) wanted.grant.expires = std::chrono::system_clock::now() + std::chrono::seconds(seconds);
   const auto live = broker::grant(turn, std::move(wanted));
   if (!live) return refused(live.error().what);
   call.registry.wake();
@@ -184,13 +222,20 @@ Response post_revoke(Call& call) {
   FieldReader reader(call.body);
   const std::string name = session_field(reader);
   const bool all = flag_field(reader, "all");
+  std::optional<policy::HostPattern> domain;
+  if (reader.has("domain")) {
+    auto pattern = policy::HostPattern::parse(reader.text("domain"), 0);
+    if (!pattern) reader.refuse("domain", pattern.error().text());
+    else domain = std::move(*pattern);
+  }
   PersonPath target;
-  if (!all) target = person_path(reader, "target");
+  if (!all && !domain) target = person_path(reader, "target");
   else for (const char* field : {"cwd", "home"}) if (reader.has(field)) (void)reader.bytes(field);
   if (const auto done = reader.finish(); !done) return bad(done.error().text());
   const auto session = session_called(call.registry, name);
   if (!session) return session.error();
   if (all) return good(revoke_json(broker::revoke_all((*session)->take_turn())));
+  if (domain) return good(revoke_json(broker::revoke_domain((*session)->take_turn(), *domain)));
   const auto outcome = revoke_target(**session, target);
   if (!outcome) return outcome.error();
   return good(revoke_json(*outcome));
@@ -201,7 +246,29 @@ Response check_outside(const std::string& host) {
                   .text("because", "lies in no export").text("path", host).end());
 }
 
+Response check_domain(Call& call) {
+  FieldReader reader(call.body);
+  const std::string name = session_field(reader);
+  const auto target = policy::Endpoint::parse(reader.text("domain"), policy::kHttpsPort);
+  if (!target) reader.refuse("domain", target.error().text());
+  if (const auto done = reader.finish(); !done) return bad(done.error().text());
+  const auto session = session_called(call.registry, name);
+  if (!session) return session.error();
+  const auto decision = (*session)->view()->network->decide(target->host, target->port);
+  const std::string effect = decision.allowed ? "allow" : "deny";
+  return good(JsonObject()
+                  .text("decision", effect)
+                  .text("operation", "connect")
+                  .text("path", target->text())
+                  .text("rule", decision.rule)
+                  .text("because", decision.because)
+                  .text("words", "connect " + target->text() + ": " + effect + ", by " + decision.rule +
+                                     (decision.because.empty() ? "" : " (" + decision.because + ")"))
+                  .end());
+}
+
 Response post_check(Call& call) {
+  if (call.body.contains("domain")) return check_domain(call);
   FieldReader reader(call.body);
   const std::string name = session_field(reader);
   const PersonPath path = person_path(reader, "path");
@@ -253,6 +320,12 @@ Response post_sessions(Call& call) {
   if (reader.has("policy")) wanted.policy = reader.bytes("policy");
   if (reader.has("peer_uid")) wanted.peer_uid = static_cast<uid_t>(reader.number("peer_uid"));
   const bool with_caller = flag_field(reader, "ends_with_caller");
+  wanted.offline = flag_field(reader, "offline");
+  if (const json* hosts = reader.has("hosts") ? reader.array("hosts") : nullptr) {
+    auto read = broker::read_hosts(*hosts, "hosts");
+    if (!read) return bad(read.error().text());
+    wanted.hosts = std::move(*read);
+  }
   if (wanted.policy && !wanted.policy->starts_with('/')) reader.refuse("policy", "is not an absolute path");
   if (const auto done = reader.finish(); !done) return bad(done.error().text());
   if (!wanted.name.empty() && call.registry.find(wanted.name))

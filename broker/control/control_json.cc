@@ -1,5 +1,6 @@
 #include "broker/control/control_json.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <ctime>
@@ -55,6 +56,22 @@ bool is_writable(const WorkspacePath& at, const broker::View& view, const std::v
   return false;
 }
 
+// What may be reached, as a person writes it. Where the rule that wins first
+// denies, what it covers is left out.
+std::string network_json(const policy::NetworkRules& network) {
+  std::vector<std::string> reachable;
+  const auto& rules = network.rules();
+  for (std::size_t i = 0; i < rules.size() && !network.offline(); ++i) {
+    const auto denies = [&](const policy::HostRule& rule) {
+      return rule.effect == policy::Effect::deny && rule.pattern.covers(rules[i].pattern);
+    };
+    if (rules[i].effect != policy::Effect::allow || std::any_of(rules.begin(), rules.begin() + static_cast<std::ptrdiff_t>(i), denies)) continue;
+    std::string text = rules[i].pattern.text();
+    if (std::find(reachable.begin(), reachable.end(), text) == reachable.end()) reachable.push_back(std::move(text));
+  }
+  return json_array(reachable, json_text);
+}
+
 std::string exports_json(const broker::View& view, const std::vector<policy::Rule>& rules) {
   return json_array(view.exports->exports(), [&](const std::shared_ptr<const broker::Export>& one) {
     return JsonObject()
@@ -65,10 +82,35 @@ std::string exports_json(const broker::View& view, const std::vector<policy::Rul
   });
 }
 
+std::string ended_domain_json(const broker::LiveDomain& live) {
+  return JsonObject().text("id", live.rule.id).text("path", live.rule.pattern.text()).end();
+}
+
+// Paths' entries and domains' in one list.
+std::string ended_list(const std::vector<LiveGrant>& paths, const std::vector<broker::LiveDomain>& domains) {
+  std::string list = json_array(paths, ended_json);
+  if (domains.empty()) return list;
+  const std::string more = json_array(domains, ended_domain_json);
+  return paths.empty() ? more : list.substr(0, list.size() - 1) + "," + more.substr(1);
+}
+
+// What a person could do about a connection that was refused, "" = nothing:
+// the gate's own checks ("egress:…") are nobody's to lift.
+std::string lift_of_connection(const broker::CountedRefusal& refusal, const policy::NetworkRules& network) {
+  if (network.offline() || refusal.rule.starts_with("egress:")) return "";
+  const auto target = policy::Endpoint::parse(refusal.path);
+  if (!target || !target->host.is_name()) return "";
+  return "fbroker grant --domain " + policy::HostPattern{target->host, false, target->port}.text() + " --for 15m";
+}
+
 std::string refusal_json(const broker::CountedRefusal& refusal, const broker::View& view) {
   JsonObject object;
   object.number("count", refusal.count).text("operation", refusal.operation).text("path", refusal.path);
   object.text("rule", refusal.rule);
+  if (refusal.operation == "connect") {
+    object.text("lift", lift_of_connection(refusal, *view.network));
+    return object.end();
+  }
   const auto path = WorkspacePath::parse(refusal.path);
   const auto operation = refusal.operation == "write" ? Operation::write : Operation::read;
   if (!path) return object.end();
@@ -121,17 +163,21 @@ std::string rfc3339(std::chrono::system_clock::time_point at) {
   return text.data();
 }
 
+namespace {
+void add_expiry(JsonObject& object, std::chrono::system_clock::time_point expires) {
+  object.text("expires", rfc3339(expires));
+  const auto left = std::chrono::ceil<std::chrono::seconds>(expires - std::chrono::system_clock::now());
+  object.number("seconds_left", static_cast<std::uint64_t>(std::max<std::int64_t>(left.count(), 0)));
+}
+}  // namespace
+
 std::string grant_json(const std::string& session, const LiveGrant& live) {
   const policy::Grant& grant = live.grant;
   JsonObject object;
   object.text("id", grant.id).text("session", session).text("effect", policy::name_of(grant.effect));
   object.text("path", shown_to_agent(grant.path)).raw("operations", operations_json(grant.operations));
   object.text("made", rfc3339(live.made));
-  if (grant.expires) {
-    object.text("expires", rfc3339(*grant.expires));
-    const auto left = std::chrono::ceil<std::chrono::seconds>(*grant.expires - std::chrono::system_clock::now());
-    object.number("seconds_left", static_cast<std::uint64_t>(std::max<std::int64_t>(left.count(), 0)));
-  }
+  if (grant.expires) add_expiry(object, *grant.expires);
   if (grant.once) object.flag("once", true).flag("used", live.used);
   if (grant.override_deny) object.flag("override_deny", true);
   if (!grant.because.empty()) object.text("because", grant.because);
@@ -139,15 +185,26 @@ std::string grant_json(const std::string& session, const LiveGrant& live) {
   return object.end();
 }
 
+std::string domain_json(const std::string& session, const broker::LiveDomain& live) {
+  JsonObject object;
+  object.text("id", live.rule.id).text("session", session).text("effect", policy::name_of(live.rule.effect));
+  object.text("path", live.rule.pattern.text()).raw("operations", "[\"connect\"]");
+  object.text("tls", policy::name_of(live.rule.tls)).text("made", rfc3339(live.made));
+  if (live.expires) add_expiry(object, *live.expires);
+  if (!live.rule.because.empty()) object.text("because", live.rule.because);
+  return object.end();
+}
+
 std::string revoke_json(const broker::RevokeOutcome& outcome) {
   const broker::Finality& finality = outcome.finality;
   JsonObject object;
-  object.raw("ended", json_array(outcome.ended, ended_json));
-  object.raw("denied", json_array(outcome.denied, ended_json));
-  object.raw("lifted", json_array(outcome.lifted, ended_json));
+  object.raw("ended", ended_list(outcome.ended, outcome.domains_ended));
+  object.raw("denied", ended_list(outcome.denied, outcome.domains_denied));
+  object.raw("lifted", ended_list(outcome.lifted, outcome.domains_lifted));
   object.raw("overruled", json_array(outcome.overruled, json_text));
   object.number("handles_closed", finality.handles_closed);
   object.flag("drained", finality.drained).flag("acknowledged", finality.acknowledged);
+  object.number("tunnels_cut", finality.tunnels_cut);
   object.number("connections_cut", finality.connections_cut).flag("sandbox_killed", finality.sandbox_killed);
   object.raw("milliseconds", milliseconds_text(finality.milliseconds));
   object.flag("recorded", outcome.recorded);
@@ -168,6 +225,8 @@ std::string session_json(Session& session) {
       .raw("hidden", json_array(hidden.first, [](const WorkspacePath& path) { return json_text(path.bytes()); }))
       .number("hidden_count", hidden.count)
       .flag("hidden_complete", hidden.complete)
+      .raw("network", network_json(*view->network))
+      .flag("offline", view->network->offline())
       .end();
 }
 
@@ -181,7 +240,8 @@ std::string session_status_json(Session& session, broker::GrantStore& grants) {
   if (session.options().policy) object.text("policy", *session.options().policy);
   object.text("socket", session.socket()).number("generation", view->snapshot->generation());
   object.number("grants", allows).number("denies", denies);
-  object.number("connections", session.front().connections());
+  object.number("connections", session.front().connections()).number("tunnels", session.egress().tunnels());
+  object.raw("network", network_json(*view->network)).flag("offline", view->network->offline());
   object.number("listeners", session.events().subscribers());
   object.number("open_handles", session.files().open_handles());
   if (const auto sandbox = session.sandbox())
@@ -201,6 +261,9 @@ std::string report_json(Session& session) {
       .number("changed", counts.changed)
       .number("bytes_read", counts.bytes_read)
       .number("bytes_written", counts.bytes_written)
+      .number("connections", counts.connections)
+      .number("received", counts.received)
+      .number("sent", counts.sent)
       .number("refusals", counts.refusals)
       .raw("refused", json_array(counts.refused, [&](const auto& refusal) { return refusal_json(refusal, *view); }))
       .raw("created_guarded", json_array(session.files().created_guarded(),

@@ -38,6 +38,7 @@ std::string json_text(std::string_view bytes);
 
 std::string rfc3339(std::chrono::system_clock::time_point at);   // UTC, whole seconds
 
+std::string domain_json(const std::string& session, const broker::LiveDomain& live);
 std::string grant_json(const std::string& session, const broker::LiveGrant& live);
 std::string revoke_json(const broker::RevokeOutcome& outcome);
 // With the files that the policy hides (a bounded walk).

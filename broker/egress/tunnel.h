@@ -40,9 +40,9 @@ struct ForwardedRequest {
 struct TunnelRecord {
   const char* operation = "connect";
   const char* decision = "";
-  std::string rule;
+  std::string rule = {};
   int error = 0;
-  std::string detail;
+  std::string detail = {};
   bool ended = false;    // bytes and duration are told
 };
 
@@ -60,7 +60,7 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   struct Side {
     Client& socket;
     std::string early;                                         // bytes it has sent already
-    std::optional<ForwardedRequest> forward;                   // none: CONNECT
+    std::optional<ForwardedRequest> forward = {};              // none: CONNECT
     std::function<void(std::chrono::milliseconds)> deadline;   // from now on
   };
   // To its end. What it could not do before the client was answered is returned,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "broker/grants/domain_changes.h"
+
 namespace fbroker::broker {
 
 using policy::Effect;
@@ -231,6 +233,7 @@ void add_to(RevokeOutcome& outcome, RevokeOutcome more) {
   const auto append = [](auto& to, auto& from) { to.insert(to.end(), from.begin(), from.end()); };
   append(outcome.ended, more.ended);
   append(outcome.denied, more.denied);
+  append(outcome.domains_ended, more.domains_ended);
   for (const std::string& id : more.overruled)
     if (std::find(outcome.overruled.begin(), outcome.overruled.end(), id) == outcome.overruled.end())
       outcome.overruled.push_back(id);
@@ -278,7 +281,11 @@ std::optional<RevokeOutcome> revoke_id(const ChangeTurn& turn, const std::string
   std::vector<LiveGrant> live = session.parts().grants.of(session.name());
   RevokeOutcome outcome;
   outcome.ended = take_out(live, [&](const LiveGrant& one) { return one.grant.id == id; });
-  if (outcome.ended.empty()) return std::nullopt;
+  if (outcome.ended.empty()) {
+    auto domain = end_domains(turn, "revoke", [&](const LiveDomain& one) { return one.rule.id == id; });
+    if (domain.domains_ended.empty() && domain.domains_lifted.empty()) return std::nullopt;
+    return domain;
+  }
   if (outcome.ended.front().grant.effect == Effect::allow) {
     end_grants(session, outcome, live, "revoke");
     return outcome;
@@ -297,6 +304,7 @@ RevokeOutcome revoke_all(const ChangeTurn& turn) {
   RevokeOutcome outcome;
   outcome.ended = take_out(live, [](const LiveGrant& one) { return one.grant.effect == Effect::allow; });
   end_grants(session, outcome, live, "revoke");
+  add_to(outcome, end_domains(turn, "revoke", [](const LiveDomain& one) { return one.rule.effect == Effect::allow; }));
   return outcome;
 }
 
@@ -307,6 +315,7 @@ RevokeOutcome expire(const ChangeTurn& turn) {
   const auto now = system_clock::now();
   outcome.ended = take_out(live, [&](const LiveGrant& one) { return one.grant.expires && *one.grant.expires <= now; });
   if (!outcome.ended.empty()) end_grants(session, outcome, live, "expire");
+  add_to(outcome, end_domains(turn, "expire", [&](const LiveDomain& one) { return one.expires && *one.expires <= now; }));
   return outcome;
 }
 

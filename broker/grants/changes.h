@@ -33,6 +33,7 @@ struct RevokeOutcome {
   std::vector<LiveGrant> denied;         // session denies that were added
   std::vector<std::string> overruled;    // what would still have allowed something
   std::vector<LiveGrant> lifted;         // session denies that were taken back by id
+  std::vector<LiveDomain> domains_ended, domains_denied, domains_lifted;   // the same for domains
   Finality finality;
   bool recorded = true;
   std::string not_recorded;              // why
@@ -42,7 +43,7 @@ struct RevokeOutcome {
 // allowed it.
 RevokeOutcome revoke_places(const ChangeTurn& turn, const std::vector<WorkspacePath>& places);
 
-// Ends one live entry. A grant: with all the steps of a revoke. A session deny:
+// Ends one live entry, of a path or of a domain. A grant: with all the steps of a revoke. A session deny:
 // takes it back, so that the policy's rules hold there again.
 // None: there is no such id.
 std::optional<RevokeOutcome> revoke_id(const ChangeTurn& turn, const std::string& id);

@@ -56,6 +56,42 @@ void append_grant(std::string& out, const LiveGrant& live) {
   out += '}';
 }
 
+void append_domain(std::string& out, const LiveDomain& live) {
+  const policy::HostRule& rule = live.rule;
+  out += "{\"order\":" + std::to_string(rule.order);
+  append_field(out, "effect");
+  protocol::append_text(out, policy::name_of(rule.effect));
+  append_field(out, "host");
+  protocol::append_text(out, rule.pattern.text());
+  if (rule.pattern.port == 0) append_field(out, "any_port"), out += "true";
+  append_field(out, "tls");
+  protocol::append_text(out, policy::name_of(rule.tls));
+  append_field(out, "made");
+  protocol::append_number(out, to_ms(live.made));
+  if (live.expires) append_field(out, "expires"), protocol::append_number(out, to_ms(*live.expires));
+  if (!rule.because.empty()) append_field(out, "because"), protocol::append_bytes(out, rule.because);
+  out += '}';
+}
+
+template <class Live, class Kept>
+void append_lists(std::string& out, const std::map<std::string, std::vector<Live>>& sessions, Kept is_kept,
+                  void (*append)(std::string&, const Live&)) {
+  const char* before_session = "\n";
+  for (const auto& [name, list] : sessions) {
+    if (list.empty()) continue;
+    out += std::exchange(before_session, ",\n");
+    protocol::append_text(out, name);
+    out += ":[";
+    const char* before = "\n ";
+    for (const Live& live : list) {
+      if (!is_kept(live)) continue;
+      out += std::exchange(before, ",\n ");
+      append(out, live);
+    }
+    out += ']';
+  }
+}
+
 // --- from JSON ----------------------------------------------------------
 
 std::optional<policy::Effect> effect_named(const std::string& name) {
@@ -97,23 +133,62 @@ Result<LiveGrant, protocol::WireError> read_grant(const json& object, const std:
   return live;
 }
 
-Result<std::vector<LiveGrant>, protocol::WireError> read_session(const json& list,
-                                                                 const std::string& name,
-                                                                 std::uint64_t next) {
-  const std::string where = "sessions." + name;
-  if (!is_session_name(name)) return protocol::WireError{where, "not a session's name"};
+Result<LiveDomain, protocol::WireError> read_domain(const json& object, const std::string& prefix) {
+  FieldReader reader(object, prefix);
+  LiveDomain live;
+  policy::HostRule& rule = live.rule;
+  rule.order = reader.number("order");
+  const auto effect = effect_named(reader.text("effect"));
+  if (!effect) reader.refuse("effect", "neither \"allow\" nor \"deny\"");
+  const bool any_port = reader.has("any_port") && reader.boolean("any_port");
+  auto pattern = policy::HostPattern::parse(reader.text("host"), any_port ? 0 : policy::kHttpsPort);
+  if (!pattern) reader.refuse("host", pattern.error().what);
+  const auto tls = policy::tls_check_named(reader.text("tls"));
+  if (!tls) reader.refuse("tls", "none of \"sni\", \"no-sni\" and \"off\"");
+  live.made = from_ms(reader.number("made"));
+  if (reader.has("expires")) live.expires = from_ms(reader.number("expires"));
+  if (reader.has("because")) rule.because = reader.bytes("because");
+  FBROKER_TRY_VOID(reader.finish());
+  rule.effect = *effect;
+  rule.pattern = std::move(*pattern);
+  rule.tls = *tls;
+  rule.id = (rule.effect == policy::Effect::allow ? "g" : "r") + std::to_string(rule.order);
+  return live;
+}
+
+std::uint64_t order_of(const LiveGrant& live) { return live.grant.order; }
+std::uint64_t order_of(const LiveDomain& live) { return live.rule.order; }
+
+// A session's list, each entry read by `read`.
+template <class Live>
+Result<std::vector<Live>, protocol::WireError> read_session(const json& list, const std::string& where,
+                                                            std::uint64_t next,
+                                                            Result<Live, protocol::WireError> (*read)(const json&, const std::string&)) {
   if (!list.is_array()) return protocol::WireError{where, "not a list of grants"};
-  std::vector<LiveGrant> grants;
+  std::vector<Live> grants;
   for (const json& object : list) {
     const std::string at = where + "." + std::to_string(grants.size());
     if (!object.is_object()) return protocol::WireError{at, "not an object"};
-    FBROKER_TRY(LiveGrant grant, read_grant(object, at));
-    const std::uint64_t last = grants.empty() ? 0 : grants.back().grant.order;
-    if (grant.grant.order <= last || grant.grant.order >= next)
+    FBROKER_TRY(Live grant, read(object, at));
+    const std::uint64_t last = grants.empty() ? 0 : order_of(grants.back());
+    if (order_of(grant) <= last || order_of(grant) >= next)
       return protocol::WireError{at + ".order", "does not count up"};
     grants.push_back(std::move(grant));
   }
   return grants;
+}
+
+// Every session's list below `sessions`.
+template <class Live>
+Result<void, protocol::WireError> read_all(const json& sessions, const std::string& field, std::uint64_t next,
+                                           Result<Live, protocol::WireError> (*read)(const json&, const std::string&),
+                                           std::map<std::string, std::vector<Live>>& into) {
+  for (const auto& [name, list] : sessions.items()) {
+    const std::string where = field + "." + name;
+    if (!is_session_name(name)) return protocol::WireError{where, "not a session's name"};
+    FBROKER_TRY(into[name], read_session(list, where, next, read));
+  }
+  return ok;
 }
 
 }  // namespace
@@ -140,42 +215,50 @@ Result<void> GrantStore::load() {
   next_ = reader.number("next");
   if (next_ == 0 || next_ > kLastNumber) reader.refuse("next", "not a count");
   const json* sessions = reader.object("sessions");
+  const json* domains = reader.has("domains") ? reader.object("domains") : nullptr;
   if (const auto done = reader.finish(); !done) return refused(done.error());
-  for (const auto& [name, list] : sessions->items()) {
-    auto grants = read_session(list, name, next_);
-    if (!grants) return refused(grants.error());
-    sessions_[name] = std::move(*grants);
-  }
+  if (auto read = read_all(*sessions, "sessions", next_, &read_grant, sessions_); !read) return refused(read.error());
+  if (domains == nullptr) return ok;
+  if (auto read = read_all(*domains, "domains", next_, &read_domain, domains_); !read) return refused(read.error());
   return ok;
 }
 
 Result<void> GrantStore::write() {
   std::string out = "{\"version\":" + std::to_string(kVersion) + ",\"next\":" + std::to_string(next_) +
                     ",\"sessions\":{";
-  bool first_session = true;
-  for (const auto& [name, grants] : sessions_) {
-    if (grants.empty()) continue;
-    out += first_session ? "\n" : ",\n";
-    first_session = false;
-    protocol::append_text(out, name);
-    out += ":[";
-    const char* between = "\n ";
-    for (const LiveGrant& live : grants) {
-      if (live.used) continue;
-      out += std::exchange(between, ",\n ");
-      append_grant(out, live);
-    }
-    out += ']';
-  }
+  append_lists(out, sessions_, [](const LiveGrant& live) { return !live.used; }, &append_grant);
+  out += "},\"domains\":{";
+  append_lists(out, domains_, [](const LiveDomain&) { return true; }, &append_domain);
   out += "}}\n";
   if (out.size() > kMaxFileBytes) return Error{kFile, "the grants outgrew their file; revoke some"};
   return state_.replace(kFile, out);
 }
 
+std::string GrantStore::next_id(policy::Effect effect, std::uint64_t& order) {
+  order = next_++;
+  return (effect == policy::Effect::allow ? "g" : "r") + std::to_string(order);
+}
+
 LiveGrant GrantStore::numbered(LiveGrant live) {
-  live.grant.order = next_++;
-  live.grant.id = (live.grant.effect == policy::Effect::allow ? "g" : "r") + std::to_string(live.grant.order);
+  live.grant.id = next_id(live.grant.effect, live.grant.order);
   return live;
+}
+
+LiveDomain GrantStore::numbered(LiveDomain live) {
+  live.rule.id = next_id(live.rule.effect, live.rule.order);
+  return live;
+}
+
+template <class Live>
+Result<Live> GrantStore::add_to(std::vector<Live>& list, Live live, const std::string& session) {
+  if (list.size() >= kMaxGrants)
+    return Error{session, "has " + std::to_string(kMaxGrants) + " grants already; revoke some"};
+  list.push_back(numbered(std::move(live)));
+  if (auto written = write(); !written) {
+    list.pop_back();  // its number stays used
+    return written.error();
+  }
+  return list.back();
 }
 
 std::vector<LiveGrant> GrantStore::of(const std::string& session) const {
@@ -186,15 +269,23 @@ std::vector<LiveGrant> GrantStore::of(const std::string& session) const {
 
 Result<LiveGrant> GrantStore::add(const std::string& session, LiveGrant grant) {
   const std::lock_guard lock(mutex_);
-  auto& grants = sessions_[session];
-  if (grants.size() >= kMaxGrants)
-    return Error{session, "has " + std::to_string(kMaxGrants) + " grants already; revoke some"};
-  grants.push_back(numbered(std::move(grant)));
-  if (auto written = write(); !written) {
-    grants.pop_back();  // its number stays used
-    return written.error();
-  }
-  return grants.back();
+  return add_to(sessions_[session], std::move(grant), session);
+}
+
+std::vector<LiveDomain> GrantStore::domains_of(const std::string& session) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = domains_.find(session);
+  return found == domains_.end() ? std::vector<LiveDomain>() : found->second;
+}
+
+Result<LiveDomain> GrantStore::add(const std::string& session, LiveDomain domain) {
+  const std::lock_guard lock(mutex_);
+  return add_to(domains_[session], std::move(domain), session);
+}
+
+LiveDomain GrantStore::add_unstored(const std::string& session, LiveDomain domain) {
+  const std::lock_guard lock(mutex_);
+  return domains_[session].emplace_back(numbered(std::move(domain)));
 }
 
 LiveGrant GrantStore::add_unstored(const std::string& session, LiveGrant grant) {
@@ -204,9 +295,9 @@ LiveGrant GrantStore::add_unstored(const std::string& session, LiveGrant grant) 
 
 void GrantStore::end_unstored(const std::string& session, const std::vector<std::string>& ids) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(sessions_[session], [&](const LiveGrant& live) {
-    return std::find(ids.begin(), ids.end(), live.grant.id) != ids.end();
-  });
+  const auto is_named = [&](const std::string& id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+  std::erase_if(sessions_[session], [&](const LiveGrant& live) { return is_named(live.grant.id); });
+  std::erase_if(domains_[session], [&](const LiveDomain& live) { return is_named(live.rule.id); });
 }
 
 bool GrantStore::mark_used(const std::string& session, const std::string& id) {
@@ -219,6 +310,7 @@ bool GrantStore::mark_used(const std::string& session, const std::string& id) {
 void GrantStore::forget_session(const std::string& session) {
   const std::lock_guard lock(mutex_);
   sessions_.erase(session);
+  domains_.erase(session);
 }
 
 Result<void> GrantStore::store() {
@@ -229,10 +321,13 @@ Result<void> GrantStore::store() {
 std::optional<system_clock::time_point> GrantStore::next_expiry(const std::string& session) const {
   const std::lock_guard lock(mutex_);
   std::optional<system_clock::time_point> next;
-  const auto found = sessions_.find(session);
-  if (found == sessions_.end()) return next;
-  for (const LiveGrant& live : found->second)
-    if (live.grant.expires && (!next || *live.grant.expires < *next)) next = live.grant.expires;
+  const auto consider = [&](const std::optional<system_clock::time_point>& expires) {
+    if (expires && (!next || *expires < *next)) next = expires;
+  };
+  if (const auto found = sessions_.find(session); found != sessions_.end())
+    for (const LiveGrant& live : found->second) consider(live.grant.expires);
+  if (const auto found = domains_.find(session); found != domains_.end())
+    for (const LiveDomain& live : found->second) consider(live.expires);
   return next;
 }
 

@@ -17,6 +17,7 @@
 
 #include "broker/sessions/state_dir.h"
 #include "policy/model.h"
+#include "policy/network.h"
 
 namespace fbroker::broker {
 
@@ -29,6 +30,14 @@ struct LiveGrant {
   // A grant for one open that was used: it lives on in that handle alone, which
   // needs its export to stay. Not stored: the handle does not survive either.
   bool used = false;
+};
+
+// A domain that a person granted, or (effect deny) took away. `rule.id` and
+// `rule.order` are the store's to give.
+struct LiveDomain {
+  policy::HostRule rule;
+  std::optional<std::chrono::system_clock::time_point> expires;
+  std::chrono::system_clock::time_point made;
 };
 
 class GrantStore {
@@ -48,6 +57,11 @@ class GrantStore {
   // The id and order that add_unstored() puts in; for a revoke, which must
   // not wait for the disk.
   LiveGrant add_unstored(const std::string& session, LiveGrant grant);
+  // The same for domains; they are numbered together with the paths' entries.
+  std::vector<LiveDomain> domains_of(const std::string& session) const;
+  Result<LiveDomain> add(const std::string& session, LiveDomain domain);
+  LiveDomain add_unstored(const std::string& session, LiveDomain domain);
+
   // Takes them out in memory whatever happens.
   void end_unstored(const std::string& session, const std::vector<std::string>& ids);
   // False: there is none, or it was used before.
@@ -63,10 +77,15 @@ class GrantStore {
   explicit GrantStore(const StateDir& state) : state_(state) {}
   Result<void> load();
   Result<void> write();                             // under mutex_
+  std::string next_id(policy::Effect effect, std::uint64_t& order);   // under mutex_
+  template <class Live>
+  Result<Live> add_to(std::vector<Live>& list, Live live, const std::string& session);   // under mutex_
   LiveGrant numbered(LiveGrant grant);              // under mutex_
+  LiveDomain numbered(LiveDomain domain);           // under mutex_
   const StateDir& state_;
   mutable std::mutex mutex_;                        // guards all below, and the file
   std::map<std::string, std::vector<LiveGrant>> sessions_;
+  std::map<std::string, std::vector<LiveDomain>> domains_;
   std::uint64_t next_ = 1;
 };
 

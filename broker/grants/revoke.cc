@@ -87,6 +87,9 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
   for (const WorkspacePath& path : pins_end)
     finality.handles_closed += session.files().close_refused_handles(path);
   finality.handles_closed += session.files().close_refused_handles();
+  const EgressGate::Cut cut = session.egress().cut_refused(kRevokeBound);
+  finality.tunnels_cut = cut.count;
+  finality.drained = finality.drained && cut.ended;
   const std::uint64_t told = tell(session, touched, identities);
   if (told != 0 && !session.events().wait_acknowledged(told, kRevokeBound)) cut_off(session, finality);
   finality.milliseconds =

@@ -28,6 +28,7 @@ struct Finality {
   std::size_t connections_cut = 0;
   bool sandbox_killed = false;
   std::size_t handles_closed = 0;
+  std::size_t tunnels_cut = 0;    // connections through the egress gate
   double milliseconds = 0;
 
   // All that was promised: whoever did not forget is gone.
@@ -40,6 +41,7 @@ struct Finality {
     connections_cut += next.connections_cut;
     sandbox_killed = sandbox_killed || next.sandbox_killed;
     handles_closed += next.handles_closed;
+    tunnels_cut += next.tunnels_cut;
     milliseconds += next.milliseconds;
     return *this;
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <charconv>
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <limits>
 
+#include "broker/http/forward.h"
 #include "broker/protocol/wire_json.h"
 
 namespace fbroker::broker {
@@ -59,7 +61,9 @@ void Connection::resume() {
 
 void Connection::cut() noexcept {
   const std::lock_guard lock(closing_);
-  if (!closed_) ::shutdown(socket_.native_handle(), SHUT_RDWR);
+  if (closed_) return;
+  if (tunnel_) tunnel_->cut("the connection's end");
+  ::shutdown(socket_.native_handle(), SHUT_RDWR);
 }
 
 void Connection::end() {
@@ -70,6 +74,7 @@ void Connection::end() {
     const std::lock_guard lock(closing_);
     if (closed_) return;
     closed_ = true;
+    tunnel_.reset();
     error_code ignored;
     socket_.close(ignored);
   }
@@ -160,6 +165,7 @@ bool Connection::read_head() {
   idle_since_.store(0);
   auto head = parser_.parse_head(input().substr(0, *size));
   if (!head) return refuse_and_close(head.error());
+  const std::string_view raw_head = input().substr(0, *size);   // good until input is read again
   in_begin_ += *size;
   head_ = std::move(*head);
   keep_alive_ = head_.keep_alive;
@@ -167,6 +173,8 @@ bool Connection::read_head() {
   caller_.requested = {};
   body_left_ = head_.length;
   body_done_ = head_.framing == Framing::none || (head_.framing == Framing::length && body_left_ == 0);
+  if (head_.method == Method::connect) return enter_connect();
+  if (is_absolute_form(head_.target)) return enter_forward(raw_head);
   return go(&Connection::enter_route);
 }
 
@@ -343,6 +351,58 @@ bool Connection::tell_session() {
   protocol::append_number(out_body_, kMaxPieceBytes);
   out_body_ += '}';
   return reply(200, kJson, out_body_);
+}
+
+// ---- through the egress gate --------------------------------------------------------
+
+bool Connection::enter_connect() {
+  if (!body_done_ || head_.framing != Framing::none || head_.expects_continue)
+    return refuse_and_close(bad_request("CONNECT takes no body"));
+  return enter_tunnel(head_.target, 0, std::nullopt);
+}
+
+bool Connection::enter_forward(std::string_view raw_head) {
+  auto target = parse_absolute_form(head_.target);
+  if (!target) return refuse_and_close(target.error());
+  ForwardedRequest forward;
+  forward.head = forwarded_head(raw_head, *target);
+  if (!body_done_) forward.body = [this](std::string_view bytes) { return forwarded_body(bytes); };
+  return enter_tunnel(target->authority, policy::kHttpPort, std::move(forward));
+}
+
+// What is sent on is the body as it was framed and not a byte more: a second
+// request on this connection would be for somebody else.
+Result<ForwardedRequest::Body> Connection::forwarded_body(std::string_view bytes) {
+  if (head_.framing == Framing::length) {
+    const auto used = static_cast<std::size_t>(std::min<std::uint64_t>(body_left_, bytes.size()));
+    body_left_ -= used;
+    return ForwardedRequest::Body{used, body_left_ == 0};
+  }
+  const auto chunk = parser_.parse_chunks(bytes, {piece_buffer(bytes.size()), bytes.size()});
+  if (!chunk) return Error{"body", chunk.error().detail};
+  return ForwardedRequest::Body{chunk->used, chunk->done};
+}
+
+// From here on the connection is the tunnel's; it comes back refused and
+// unanswered, or to its end.
+bool Connection::enter_tunnel(std::string_view asked, std::uint16_t port, std::optional<ForwardedRequest> forward) {
+  if (front_.services.egress == nullptr) return refuse_and_close(EgressRefusal{403, "there is no way out", "default"});
+  auto opened = front_.services.egress->open(caller_, asked, port);
+  if (!opened) return refuse_and_close(opened.error());
+  {
+    const std::lock_guard lock(closing_);
+    tunnel_ = *opened;
+  }
+  Tunnel::Side side{socket_, std::string(input()), std::move(forward),
+                    [this](std::chrono::milliseconds bound) { set_deadline(bound); }};
+  in_begin_ = in_end_ = 0;
+  asio::co_spawn(socket_.get_executor(), (*opened)->run(std::move(side)),
+                 [self = shared_from_this()](std::exception_ptr, std::optional<EgressRefusal> refused) {
+                   if (!refused) return self->end();
+                   self->refuse_and_close(*refused);
+                   self->run();
+                 });
+  return false;
 }
 
 // ---- file bytes in ------------------------------------------------------------------
@@ -786,6 +846,15 @@ bool Connection::refuse(const Problem& problem) {
 bool Connection::refuse_and_close(const Problem& problem) {
   keep_alive_ = false;
   return refuse(problem);
+}
+
+bool Connection::refuse_and_close(const EgressRefusal& refusal) {
+  Problem problem;
+  problem.status = refusal.status;
+  problem.title = refusal.status == 403 ? "Refused by the egress gate" : "Not reached";
+  problem.detail = refusal.what;
+  problem.rule = refusal.rule;
+  return refuse_and_close(problem);
 }
 
 bool Connection::refuse(Errno error, OperationSet operations) {

@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 
+#include "broker/egress/tunnel.h"
 #include "broker/http/events.h"
 #include "broker/http/file_calls.h"
 #include "broker/http/http_front.h"
@@ -44,8 +45,8 @@ struct FrontState {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  using Strand = boost::asio::strand<boost::asio::io_context::executor_type>;
-  using Socket = boost::asio::basic_stream_socket<boost::asio::local::stream_protocol, Strand>;
+  using Strand = Tunnel::Strand;
+  using Socket = Tunnel::Client;
   using Clock = std::chrono::steady_clock;
 
   Connection(Socket socket, FrontState& front, std::uint32_t peer_pid);
@@ -90,6 +91,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool enter_file_write();
   bool enter_list();
   bool enter_events();
+  bool enter_connect();
+  bool enter_forward(std::string_view raw_head);
   bool tell_session();
   void run_acknowledgement();
 
@@ -110,11 +113,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<PieceOut, Errno> next_piece();
   bool send_part(std::span<const std::byte> bytes, bool last, Step more);
   void close_own_handle();
+  bool enter_tunnel(std::string_view asked, std::uint16_t port, std::optional<ForwardedRequest> forward);
+  Result<ForwardedRequest::Body> forwarded_body(std::string_view bytes);
 
   // Replies. Each queues the reply and goes to flush().
   bool reply(unsigned status, std::string_view content_type, std::string_view body);
   bool refuse(const Problem& problem);
   bool refuse_and_close(const Problem& problem);
+  bool refuse_and_close(const EgressRefusal& refusal);
   bool refuse(Errno error, policy::OperationSet operations);
   void start_head(unsigned status);
   void field(std::string_view name, std::string_view value);
@@ -134,6 +140,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Socket socket_;
   std::mutex closing_;            // guards socket_'s descriptor against cut() while it is closed
   bool closed_ = false;           // guarded by closing_
+  std::shared_ptr<Tunnel> tunnel_;   // guarded by closing_; none: it speaks to us alone
 
   std::atomic<Clock::rep> deadline_{0};    // since the clock's epoch; 0 = none
   std::atomic<Clock::rep> idle_since_{0};  // 0 = busy

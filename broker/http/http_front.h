@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "broker/egress/gate.h"
 #include "broker/http/file_calls.h"
 #include "broker/http/unix_listener.h"
 #include "broker/sessions/event_bus.h"
@@ -31,7 +32,7 @@ struct HttpOptions {
   std::string session = "default";
   std::string instance;              // of the broker; "" = a random one
   unsigned threads = 4;
-  std::size_t max_connections = 128;
+  std::size_t max_connections = 256;   // more than tunnels there may be: files go on
   std::vector<UidRange> other_uids;  // that may connect besides the broker's own
 
   // How long a client may take.
@@ -49,6 +50,7 @@ struct HttpServices {
   Admissions& admissions;
   EventBus& events;
   PathResolver resolve;
+  EgressGate* egress = nullptr;   // none: CONNECT and absolute-form requests are refused
 };
 
 // Threads: all members, any thread.

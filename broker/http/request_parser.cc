@@ -119,11 +119,14 @@ void RequestParser::Impl::refuse(Error& error, std::string why) {
 
 void RequestParser::Impl::on_request_impl(http::verb method, View, View target, int version,
                                           Error& error) {
-  if (version != 11) return refuse(error, "expected HTTP/1.1");
+  // Python's http.client and what is built on it (pip) connect with 1.0.
+  if (version != 11 && !(version == 10 && method == http::verb::connect))
+    return refuse(error, "expected HTTP/1.1");
   head.method = method == http::verb::get    ? Method::get
                 : method == http::verb::put  ? Method::put
                 : method == http::verb::post ? Method::post
-                                             : Method::other;
+                : method == http::verb::connect ? Method::connect
+                                                : Method::other;
   head.target = view(target);
 }
 
@@ -169,7 +172,8 @@ void RequestParser::Impl::on_field_impl(http::field name, View name_view, View v
 }
 
 void RequestParser::Impl::on_header_impl(Error& error) {
-  if (hosts_ != 1) return refuse(error, "no Host field");
+  // CONNECT says in its target which host it means.
+  if (hosts_ != 1 && head.method != Method::connect) return refuse(error, "no Host field");
   in_trailer_ = true;
 }
 

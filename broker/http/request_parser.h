@@ -20,7 +20,7 @@ namespace fbroker::broker {
 
 inline constexpr std::size_t kMaxHeadBytes = 16 << 10;
 
-enum class Method : std::uint8_t { get, put, post, other };
+enum class Method : std::uint8_t { get, put, post, connect, other };
 enum class Framing : std::uint8_t { none, length, chunked };
 
 // What is used of a head; other fields are looked at by nobody.

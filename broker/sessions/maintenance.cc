@@ -120,10 +120,13 @@ void Maintenance::end_what_is_over() {
     const auto next = registry_.grants().next_expiry(session->name());
     if (!next || *next > system_clock::now()) continue;
     const RevokeOutcome outcome = expire(session->take_turn());
+    const std::string unrecorded = outcome.recorded ? "" : ", not recorded: " + outcome.not_recorded;
+    for (const LiveDomain& live : outcome.domains_ended)
+      registry_.options().say("session " + session->name() + ": grant " + live.rule.id + " (" +
+                              live.rule.pattern.text() + ") expired" + unrecorded);
     for (const LiveGrant& live : outcome.ended)
       registry_.options().say("session " + session->name() + ": grant " + live.grant.id + " (" +
-                              live.grant.path.bytes() + ") expired" +
-                              (outcome.recorded ? "" : ", not recorded: " + outcome.not_recorded));
+                              live.grant.path.bytes() + ") expired" + unrecorded);
   }
 }
 

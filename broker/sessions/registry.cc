@@ -8,6 +8,7 @@
 
 #include "broker/protocol/wire_json.h"
 #include "broker/sessions/leftovers.h"
+#include "broker/sessions/hosts_json.h"
 #include "broker/sessions/maintenance.h"
 #include "broker/sessions/runtime_dir.h"
 
@@ -151,6 +152,8 @@ Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wan
   options.home = home_directory();
   options.policy = wanted.policy;
   options.peer_uid = wanted.peer_uid.value_or(::geteuid());
+  options.hosts = wanted.hosts;
+  options.offline = wanted.offline;
   if (wanted.socket.empty()) {
     options.socket_directory = session_directory_path(wanted.name);
     FBROKER_TRY_VOID(private_directory(options.socket_directory, Access::anybody_may_enter));
@@ -325,6 +328,8 @@ Result<void> Registry::remember() {
     if (known.wanted.policy) out += ",\"policy\":", protocol::append_bytes(out, *known.wanted.policy);
     if (known.wanted.peer_uid) out += ",\"peer_uid\":" + std::to_string(*known.wanted.peer_uid);
     if (!known.wanted.socket.empty()) out += ",\"socket\":", protocol::append_bytes(out, known.wanted.socket);
+    if (known.wanted.offline) out += ",\"offline\":true";
+    if (!known.wanted.hosts.empty()) out += ",\"hosts\":", append_hosts(out, known.wanted.hosts);
     if (known.sandbox != 0)
       out += ",\"sandbox\":" + std::to_string(known.sandbox) +
              ",\"sandbox_started\":" + std::to_string(known.sandbox_started);
@@ -360,6 +365,12 @@ Result<std::map<std::string, Registry::Remembered>> Registry::read_remembered() 
     if (fields.has("policy")) known.wanted.policy = fields.bytes("policy");
     if (fields.has("peer_uid")) known.wanted.peer_uid = static_cast<uid_t>(fields.number("peer_uid"));
     if (fields.has("socket")) known.wanted.socket = fields.bytes("socket");
+    if (fields.has("offline")) known.wanted.offline = fields.boolean("offline");
+    if (const json* hosts = fields.has("hosts") ? fields.array("hosts") : nullptr) {
+      auto read = read_hosts(*hosts, "sessions." + name + ".hosts");
+      if (!read) return refused(read.error());
+      known.wanted.hosts = std::move(*read);
+    }
     if (fields.has("sandbox")) known.sandbox = static_cast<pid_t>(fields.number("sandbox"));
     if (fields.has("sandbox_started")) known.sandbox_started = fields.number("sandbox_started");
     if (fields.has("launcher")) known.launcher = static_cast<pid_t>(fields.number("launcher"));

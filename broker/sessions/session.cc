@@ -132,6 +132,7 @@ Result<void> Session::start() {
   LocalFileServiceOptions options;
   options.on_grant_used = [this](std::string_view id) { parts_.on_grant_used(name(), std::string(id)); };
   files_ = std::make_unique<LocalFileService>(*context_, std::move(options));
+  egress_ = std::make_unique<EgressGate>(*context_);
 
   FBROKER_TRY(UnixListener listener,
               bind_unix_socket(options_.socket_directory, options_.socket_name, 0666, lock_path_of(socket())));
@@ -142,7 +143,8 @@ Result<void> Session::start() {
   HttpServices services{*files_, admissions_, events_,
                         [this](const protocol::Caller& caller, const WorkspacePath& path) {
                           return files_->resolve(caller, path.bytes(), true);
-                        }};
+                        },
+                        egress_.get()};
   FBROKER_TRY(front_, HttpFront::start(std::move(listener.socket), std::move(http), std::move(services)));
   return ok;
 }
@@ -157,7 +159,8 @@ Result<std::shared_ptr<const View>> Session::compile(const policy::Policy& polic
   input.grants = grants_for_snapshot(grants);
   input.generation = generation_.fetch_add(1) + 2;  // 1 is nothing()'s
   FBROKER_TRY(auto snapshot, policy::Snapshot::compile(std::move(input)));
-  return std::make_shared<const View>(View{std::move(snapshot), std::move(exports), policy.durability});
+  return std::make_shared<const View>(View{std::move(snapshot), std::move(exports), policy.durability,
+                                           std::make_shared<policy::NetworkRules>(network(policy))});
 }
 
 std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveGrant>& grants) {
@@ -169,6 +172,15 @@ std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveG
   return std::make_shared<const View>(
       View{policy::Snapshot::compile(std::move(empty)).value(), admissions_.current()->exports,
            policy_.durability});
+}
+
+policy::NetworkRules Session::network(const policy::Policy& policy) const {
+  std::vector<policy::HostRule> rules = policy.network;
+  rules.insert(rules.end(), options_.hosts.begin(), options_.hosts.end());
+  const auto now = system_clock::now();
+  for (const LiveDomain& live : parts_.grants.domains_of(name()))
+    if (!live.expires || *live.expires > now) rules.push_back(live.rule);
+  return {std::move(rules), options_.offline};
 }
 
 Result<policy::Policy> Session::read_policy() const { return policy_from(options_.policy); }

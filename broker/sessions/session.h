@@ -36,6 +36,9 @@ struct SessionOptions {
   uid_t peer_uid = 0;                 // who may connect, besides the broker's own user
   std::string socket_directory;       // to be mounted; holds the socket and nothing else
   std::string socket_name = "broker.sock";
+  // What may be reached beside the policy's network and domain grants.
+  std::vector<policy::HostRule> hosts;
+  bool offline = false;               // nothing, whatever any of them says
 };
 
 // What all sessions of a broker share. Everything here outlives them.
@@ -112,11 +115,13 @@ class Session {
   EventBus& events() noexcept { return events_; }
   LocalFileService& files() noexcept { return *files_; }
   HttpFront& front() noexcept { return *front_; }
+  EgressGate& egress() noexcept { return *egress_; }
   SessionCounts& counts() noexcept { return counts_; }
 
  private:
   Session(SessionOptions options, BrokerParts& parts, policy::Policy policy);
   Result<void> start();
+  policy::NetworkRules network(const policy::Policy& policy) const;
 
   SessionOptions options_;
   BrokerParts& parts_;
@@ -129,6 +134,7 @@ class Session {
   std::unique_ptr<HostWatch> watch_;
   std::unique_ptr<SessionContext> context_;
   std::unique_ptr<LocalFileService> files_;
+  std::unique_ptr<EgressGate> egress_;
   UniqueFd socket_lock_;
   std::unique_ptr<HttpFront> front_;
   mutable std::mutex processes_mutex_;  // guards sandbox_, launcher_

@@ -37,16 +37,19 @@ Result<void, Errno> SessionCounts::append(const audit::Record& record) {
 
 void SessionCounts::count(const audit::Record& record) {
   const std::lock_guard lock(mutex_);
-  sums_.bytes_read += record.bytes_read.value_or(0);
-  sums_.bytes_written += record.bytes_written.value_or(0);
+  const bool network = !record.host.empty();
+  (network ? sums_.received : sums_.bytes_read) += record.bytes_read.value_or(0);
+  (network ? sums_.sent : sums_.bytes_written) += record.bytes_written.value_or(0);
   if (is_refused(record)) {
     ++sums_.refusals;
-    const Key key{is_change(record) ? "write" : "read", record.path, record.reason};
+    const Key key = network ? Key{"connect", record.host + ":" + std::to_string(record.port), record.reason}
+                            : Key{is_change(record) ? "write" : "read", record.path, record.reason};
     const auto known = refused_.find(key);
     if (known != refused_.end()) ++known->second;
     else if (refused_.size() < kMaxDistinctRefusals) refused_.emplace(key, 1);
   } else if (record.error == 0 && record.decision == "allow") {
-    if (is_change(record)) ++sums_.changed;
+    if (network) sums_.connections += record.operation == "connect" ? 1 : 0;
+    else if (is_change(record)) ++sums_.changed;
     else if (record.operation == "open") ++sums_.read;
   }
 }

@@ -15,8 +15,8 @@ namespace fbroker::broker {
 
 struct CountedRefusal {
   std::uint64_t count = 0;
-  std::string operation;   // "read" or "write": the level that a grant would have to give
-  std::string path;        // workspace path
+  std::string operation;   // "read" or "write": the level that a grant would have to give; "connect"
+  std::string path;        // workspace path; host:port
   std::string rule;
 };
 
@@ -25,6 +25,9 @@ struct Counts {
   std::uint64_t changed = 0;    // files opened for writing, names made, moved, removed
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
+  std::uint64_t connections = 0;   // through the egress gate
+  std::uint64_t received = 0;      // bytes, from the network
+  std::uint64_t sent = 0;          // bytes, to it
   std::uint64_t refusals = 0;   // all of them, listed below or not
   std::vector<CountedRefusal> refused;   // most frequent first
 };

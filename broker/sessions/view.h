@@ -14,8 +14,8 @@ class ExportTable;  // broker/files/export.h
 struct View {
   std::shared_ptr<const policy::Snapshot> snapshot;
   std::shared_ptr<const ExportTable> exports;
-  std::shared_ptr<const policy::NetworkRules> network = std::make_shared<policy::NetworkRules>();
   policy::Durability durability = policy::Durability::normal;
+  std::shared_ptr<const policy::NetworkRules> network = std::make_shared<policy::NetworkRules>();
 };
 
 }  // namespace fbroker::broker
