@@ -63,8 +63,8 @@ struct NewSession {
   std::optional<std::string> policy;  // absolute host path; none = the default policy
   std::optional<uid_t> peer_uid;      // who may connect to the data socket; none = the broker's own uid
   bool ends_with_caller = false;      // the session ends when the calling process does
-  std::vector<ReachableHost> hosts;
-  std::vector<std::pair<std::string, std::string>> aliases;   // "llm.local:11434" -> "127.0.0.1:11434"
+  std::vector<ReachableHost> hosts = {};
+  std::vector<std::pair<std::string, std::string>> aliases = {};   // "llm.local:11434" -> "127.0.0.1:11434"
   bool offline = false;               // nothing is reached, whatever policy, grants and the two above say
 };
 

@@ -44,7 +44,7 @@ struct WantedSession {
   std::optional<std::string> policy;    // absolute
   std::optional<uid_t> peer_uid;
   std::string socket;                   // absolute path; "" = in the runtime directory
-  std::vector<policy::HostRule> hosts;  // that it may reach beside the policy's; aliases among them
+  std::vector<policy::HostRule> hosts = {};  // that it may reach beside the policy's; aliases among them
   bool offline = false;
 };
 
