@@ -64,7 +64,7 @@ json described(const agents::Profile& profile, const agents::Person& person) {
 
 int list_all(bool as_json) {
   const agents::Person person = agents::this_person();
-  Table table(std::cout, {"NAME", "TITLE", "INSTALLED", "STATE", "DOMAINS"});
+  Table table(std::cout, {"NAME", "TITLE", "INSTALLED", "STATE", "DOMAINS"}, 100);
   json all = json::array();
   int status = kYes;
   for (const std::string& name : agents::profile_names()) {

@@ -151,7 +151,7 @@ class Resolver {
       return Error{who(), "only found as " + shortly(shim) + ", which a version manager's own files are needed for; "
                           "put the directory of the real program into PATH, or install it: " + profile_.install};
     return Error{who(), profile_.title + " is not installed: no " + profile_.program.names.front() +
-                            " in PATH nor where it is usually put; " + profile_.install};
+                            " in PATH nor where it is usually put; install it: " + profile_.install};
   }
 
   // Where a path leads; its links are kept.
