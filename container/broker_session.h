@@ -5,6 +5,8 @@
 
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "broker/control/control_client.h"
 #include "container/sandbox.h"
@@ -18,6 +20,9 @@ struct SessionRequest {
   std::optional<std::string> policy;  // absolute
   uid_t peer_uid = 0;                 // who the sandbox's processes are
   std::string self;                   // the fbroker program, to start a broker with
+  std::vector<control::ReachableHost> hosts;                   // beside the policy's own
+  std::vector<std::pair<std::string, std::string>> aliases;
+  bool offline = false;
 };
 
 // Ends the session and, where we started it, the broker, at the latest in its

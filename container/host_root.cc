@@ -28,7 +28,6 @@ constexpr std::array kFromEtc{
 
 constexpr std::array<std::string_view, 8> kKept{"TERM",  "COLORTERM", "LANG", "LANGUAGE",
                                                 "TZ", "COLUMNS", "LINES", "NO_COLOR"};
-constexpr std::string_view kPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 constexpr std::size_t kMostValueBytes = 1024;
 
 void add_as_it_is(SandboxSpec& spec, const char* path) {
@@ -74,7 +73,7 @@ std::vector<std::pair<std::string, std::string>> environment_inside(
     const std::vector<std::string>& tool_programs) {
   std::string path;
   for (const std::string& directory : tool_programs) path += directory + ":";
-  path += kPath;
+  path += kSystemPath;
   std::vector<std::pair<std::string, std::string>> inside{
       {"PATH", path},           {"HOME", spec.home},   {"USER", "agent"},
       {"LOGNAME", "agent"},     {"SHELL", "/bin/bash"}, {"PWD", spec.workspace},

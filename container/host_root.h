@@ -10,6 +10,9 @@
 
 namespace fbroker::container {
 
+// Where programs are looked up inside, after what the run shows itself.
+inline constexpr char kSystemPath[] = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
 // Adds what this host has of it to spec.root and spec.links. Only paths that
 // root alone can change are named, so naming them is safe.
 void add_host_system(SandboxSpec& spec);

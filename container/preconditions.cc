@@ -48,32 +48,6 @@ Result<std::string> beside(const fs::path& self, const char* name) {
   return Error{name, "not found beside " + self.string() + " nor in ../libexec/fbroker; install it there"};
 }
 
-// What a program prints, up to a bound.
-std::string output_of(const std::string& program, const char* argument) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) < 0) return "";
-  UniqueFd read_end(ends[0]), write_end(ends[1]);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(write_end.get(), STDOUT_FILENO);
-    ::dup2(write_end.get(), STDERR_FILENO);
-    ::execl(program.c_str(), program.c_str(), argument, nullptr);
-    ::_exit(127);
-  }
-  write_end = UniqueFd();
-  std::string text;
-  std::array<char, 4096> buffer;
-  pollfd wait{.fd = read_end.get(), .events = POLLIN, .revents = 0};
-  while (text.size() < kMostHelpBytes && ::poll(&wait, 1, 5000) > 0) {
-    const ssize_t got = ::read(read_end.get(), buffer.data(), buffer.size());
-    if (got <= 0) break;
-    text.append(buffer.data(), static_cast<std::size_t>(got));
-  }
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
-  return text;
-}
-
 Result<void> check_bwrap(const std::string& bwrap) {
   if (bwrap.empty()) return Error{"bubblewrap", "bwrap is not in PATH; install it: sudo apt install bubblewrap"};
   if (output_of(bwrap, "--help").find("--ro-bind-fd") == std::string::npos)
@@ -122,6 +96,31 @@ Error why_no_namespaces(Reached reached) {
 }
 
 }  // namespace
+
+std::string output_of(const std::string& program, const char* argument) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) return "";
+  UniqueFd read_end(ends[0]), write_end(ends[1]);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(write_end.get(), STDOUT_FILENO);
+    ::dup2(write_end.get(), STDERR_FILENO);
+    ::execl(program.c_str(), program.c_str(), argument, nullptr);
+    ::_exit(127);
+  }
+  write_end = UniqueFd();
+  std::string text;
+  std::array<char, 4096> buffer;
+  pollfd wait{.fd = read_end.get(), .events = POLLIN, .revents = 0};
+  while (text.size() < kMostHelpBytes && ::poll(&wait, 1, 5000) > 0) {
+    const ssize_t got = ::read(read_end.get(), buffer.data(), buffer.size());
+    if (got <= 0) break;
+    text.append(buffer.data(), static_cast<std::size_t>(got));
+  }
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  return text;
+}
 
 Result<void> refuse_inside_sandbox() {
   const char* mark = std::getenv("FBROKER_IN_SANDBOX");

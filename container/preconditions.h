@@ -24,6 +24,9 @@ struct HostUser {
   gid_t gid;
 };
 
+// What `program argument` prints, stderr included, up to 64 KiB and within 5 seconds of silence.
+std::string output_of(const std::string& program, const char* argument);
+
 // An agent must not become its own launcher.
 Result<void> refuse_inside_sandbox();
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -13,9 +14,11 @@
 #include <string_view>
 
 #include "broker/sessions/runtime_dir.h"
+#include "container/agents/launch.h"
 #include "container/broker_session.h"
 #include "container/git_tracked.h"
 #include "container/host_root.h"
+#include "container/kept_directory.h"
 #include "container/preconditions.h"
 #include "container/proxy.h"
 #include "container/publish.h"
@@ -108,19 +111,7 @@ Result<UniqueFd> open_path(const std::string& path) {
 Result<UniqueFd> home_of(const std::string& name, HostUser user) {
   const std::string homes = broker::state_root() + "/.homes";
   FBROKER_TRY(const UniqueFd parent, broker::private_directory(homes));
-  if (::mkdirat(parent.get(), name.c_str(), 0700) < 0 && errno != EEXIST)
-    return Error{homes + "/" + name, std::strerror(errno)};
-  // ATTACK: the last run's agent cannot have replaced it (it saw only what is
-  //   below), but it may belong to another user than this run's.
-  UniqueFd home(::openat(parent.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!home) return Error{homes + "/" + name, std::strerror(errno)};
-  struct stat owner {};
-  ::fstat(home.get(), &owner);
-  if (owner.st_uid == user.uid) return home;
-  if (::geteuid() == 0 && owner.st_uid == 0 && ::fchown(home.get(), user.uid, user.gid) == 0) return home;
-  return Error{homes + "/" + name, "belongs to uid " + std::to_string(owner.st_uid) +
-                                       ", this sandbox runs as " + std::to_string(user.uid) +
-                                       "; use another --name"};
+  return kept_directory(parent.get(), name, homes + "/" + name, user);
 }
 
 // Everything that the specification borrows, kept until the sandbox runs.
@@ -129,6 +120,8 @@ struct Materials {
   Publisher publisher;
   std::vector<UniqueFd> kept;
   std::vector<std::string> tool_programs;
+  std::vector<control::ReachableHost> hosts;
+  std::string about_agent;   // what the person reads of it
 
   int keep(UniqueFd fd) {
     kept.push_back(std::move(fd));
@@ -136,16 +129,66 @@ struct Materials {
   }
 };
 
-Result<void> add_tools(Materials& materials, const RunOptions& options, const std::string& root) {
-  const Forbidden forbidden{.home = canonical_or(broker::home_directory()),
-                            .workspace_root = root,
-                            .own = {canonical_or(broker::state_root()), canonical_or(broker::runtime_path())}};
+Result<void> add_tools(Materials& materials, const RunOptions& options, const Forbidden& forbidden) {
   for (const std::string& name : options.tools) {
     FBROKER_TRY(Tool tool, open_tool(name, forbidden));
     materials.tool_programs.push_back(tool.programs);
     materials.spec.tools.push_back(tool.mount);
     materials.keep(std::move(tool.directory));
   }
+  return ok;
+}
+
+// The agent's program and what it needs, read-only; what it keeps, writable.
+void add_program(Materials& materials, agents::Resolved& program) {
+  const std::size_t toolchains = materials.spec.tools.size();
+  for (agents::Shown& one : program.shown)
+    materials.spec.tools.push_back({.source = one.path, .fd = materials.keep(std::move(one.fd)), .at = one.path});
+  for (const Symlink& link : program.links) {
+    const auto holds = [&](const Mount& tool) { return at_or_below(link.at, tool.at); };
+    const auto begin = materials.spec.tools.begin();
+    if (std::none_of(begin, begin + static_cast<std::ptrdiff_t>(toolchains), holds))
+      materials.spec.tool_links.push_back(link);
+  }
+  materials.tool_programs.insert(materials.tool_programs.end(), program.programs.begin(), program.programs.end());
+}
+
+Result<void> add_state(Materials& materials, const RunOptions& options, const agents::Agent& agent, HostUser user) {
+  const std::string name = options.name.empty() ? "default" : options.name;
+  FBROKER_TRY(std::vector<agents::Kept> state, agents::open_state(agent.profile, name, user));
+  std::string copied;
+  if (options.share_login) {
+    FBROKER_TRY(const auto lines, agents::share_login(agent.profile, broker::home_directory(), state, user));
+    for (const std::string& line : lines) copied += "--share-login: " + line + "\n";
+    std::fputs(copied.c_str(), stderr);   // with --quiet too: a secret went in
+  }
+  for (agents::Kept& kept : state)
+    materials.spec.kept.push_back({.source = kept.path,
+                                   .fd = materials.keep(std::move(kept.fd)),
+                                   .at = materials.spec.home + "/" + kept.below_home,
+                                   .mode = Mount::Mode::writable});
+  materials.about_agent = agents::words_for(agent, agents::state_directory(agent.profile, name), options);
+  return ok;
+}
+
+// Everything that can be refused, before anything is made on disk.
+Result<void> add_command(Materials& materials, const RunOptions& options, const Forbidden& forbidden, HostUser user) {
+  SandboxSpec& spec = materials.spec;
+  FBROKER_TRY(spec.secrets, agents::variables_of(options.env));
+  for (const std::string& domain : options.domains) materials.hosts.push_back({.id = "run", .host = domain});
+  spec.command = options.command;
+  if (options.agent.empty()) {
+    if (options.share_login) return Error{"--share-login", "needs --agent: whose login is meant?"};
+    return agents::check_command(options.command.front(), agents::this_person(), spec, materials.tool_programs);
+  }
+  FBROKER_TRY(agents::Agent agent, agents::find_agent(options.agent, forbidden));
+  spec.command = agent.command(options.command);
+  for (control::ReachableHost& host : agent.hosts()) materials.hosts.push_back(std::move(host));
+  // The person's --env comes last and wins.
+  spec.secrets.insert(spec.secrets.begin(), agent.passed.begin(), agent.passed.end());
+  add_program(materials, agent.program);
+  FBROKER_TRY_VOID(add_state(materials, options, agent, user));
+  spec.environment = agent.profile.set;
   return ok;
 }
 
@@ -171,25 +214,30 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   spec.gid = ::geteuid() == 0 && user.gid == 65534 ? kAgentId : user.gid;
   spec.workspace = options.workspace;
   spec.limits = options.limits;
-  spec.command = options.command;
   FBROKER_TRY(materials.publisher, Publisher::listen(options.publish));
   spec.publishes = materials.publisher.any();
   if (!options.offline) spec.proxy = kProxy;
   add_host_system(spec);
-  FBROKER_TRY_VOID(add_tools(materials, options, wanted.root));
+  const Forbidden forbidden{.home = canonical_or(broker::home_directory()),
+                            .workspace_root = wanted.root,
+                            .own = {canonical_or(broker::state_root()), canonical_or(broker::runtime_path())}};
+  FBROKER_TRY_VOID(add_tools(materials, options, forbidden));
+  FBROKER_TRY_VOID(add_command(materials, options, forbidden, user));
   FBROKER_TRY_VOID(add_programs(materials, programs));
   for (const auto& [at, content] : written_files(spec.uid, spec.gid, spec.home)) {
     FBROKER_TRY(UniqueFd file, file_of(at, content));
     spec.files.push_back({.fd = materials.keep(std::move(file)), .at = at});
   }
-  if (!options.name.empty()) {
+  // An agent's HOME is in memory: what it may keep stands in its profile.
+  if (!options.name.empty() && options.agent.empty()) {
     FBROKER_TRY(UniqueFd home, home_of(options.name, user));
     spec.home_directory = Mount{.source = broker::state_root() + "/.homes/" + options.name,
                                 .fd = materials.keep(std::move(home)),
                                 .at = spec.home,
                                 .mode = Mount::Mode::writable};
   }
-  spec.environment = environment_inside(environ, spec, materials.tool_programs);
+  const auto inside = environment_inside(environ, spec, materials.tool_programs);
+  spec.environment.insert(spec.environment.begin(), inside.begin(), inside.end());
   return materials;
 }
 
@@ -236,6 +284,7 @@ Result<int> run_in(const RunOptions& options, Materials& materials, const Progra
     return published.error();
   }
   say(options, banner(session.session(), banner_facts(options, session)));
+  say(options, materials.about_agent);
   const int status = supervise(sandbox, streams, signals);
   destroy(sandbox);
   return status;
@@ -266,6 +315,7 @@ Result<void> check_workspace(const std::string& path) {
 Result<int> run(const RunOptions& options) {
   // All that can be refused is refused before anything exists.
   FBROKER_TRY(const Wanted wanted, check_request(options));
+  FBROKER_TRY(const auto aliases, agents::aliases_of(options.aliases));
   FBROKER_TRY(const Programs programs, find_programs());
   const HostUser user = sandbox_user(wanted.root);
   FBROKER_TRY_VOID(check_machine(user));
@@ -276,7 +326,10 @@ Result<int> run(const RunOptions& options) {
                                                           .root = wanted.root,
                                                           .policy = wanted.policy,
                                                           .peer_uid = user.uid,
-                                                          .self = programs.self}));
+                                                          .self = programs.self,
+                                                          .hosts = materials.hosts,
+                                                          .aliases = aliases,
+                                                          .offline = options.offline}));
   const control::Session about = session.session();
   auto status = run_in(options, materials, programs, user, session, signals);
   const auto report = session.end();

@@ -16,8 +16,13 @@ struct RunOptions {
   std::string root = ".";
   std::string name;                    // "" = made up; a name keeps its HOME for the next time
   std::vector<std::string> tools;
+  std::string agent;                   // a profile's name; then `command` is what follows its program
+  bool share_login = false;
+  std::vector<std::string> env;        // NAME, NAME=VALUE
+  std::vector<std::string> domains;    // reachable beside the policy's own
+  std::vector<std::string> aliases;    // NAME:PORT=ADDRESS:PORT
+  std::vector<std::string> publish;    // ADDRESS:PORT of the host, led into the sandbox
   std::string workspace = "/workspace";
-  std::vector<std::string> publish;    // as the person wrote them
   bool offline = false;                // nothing inside reaches any host, whatever a policy allows
   Limits limits;
   bool quiet = false;                  // neither banner nor end report

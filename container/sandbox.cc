@@ -56,11 +56,13 @@ UniqueFd pidfd_of(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pi
 
 // Every descriptor that the backend shall inherit.
 std::vector<int> inherited(const SandboxSpec& spec) {
-  std::vector<int> fds{spec.status_fd, spec.console_fd, spec.publish_fd, spec.info_fd, spec.block_fd};
+  std::vector<int> fds{spec.status_fd, spec.console_fd, spec.publish_fd,
+                       spec.info_fd,   spec.block_fd,   spec.secrets_fd};
   for (const DataFile& file : spec.files) fds.push_back(file.fd);
   for (const Mount* mount : {&spec.socket_directory, &spec.init_program, &spec.fuse_program})
     fds.push_back(mount->fd);
   if (spec.home_directory) fds.push_back(spec.home_directory->fd);
+  for (const Mount& kept : spec.kept) fds.push_back(kept.fd);
   for (const Mount& tool : spec.tools) fds.push_back(tool.fd);
   return fds;
 }
@@ -161,6 +163,12 @@ Result<Sandbox> prepare(SandboxSpec spec, const Programs& programs, HostUser use
   spec.block_fd = go.out.get();
   if (spec.terminal.wanted) spec.console_fd = console.in.get();
   spec.publish_fd = publish.relay.get();
+
+  UniqueFd secrets;
+  if (!spec.secrets.empty()) {
+    FBROKER_TRY(secrets, file_of("environment", bwrap_secrets(spec)));
+    spec.secrets_fd = secrets.get();
+  }
 
   std::vector<Mount> staged;
   if (::geteuid() == 0) {

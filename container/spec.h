@@ -61,8 +61,13 @@ struct SandboxSpec {
   std::vector<Mount> root;             // the read-only system: /usr, chosen parts of /etc
   std::vector<Symlink> links;
   std::vector<DataFile> files;
-  std::vector<Mount> tools;            // read-only toolchains, at their own paths
-  std::vector<std::pair<std::string, std::string>> environment;  // all of it
+  std::vector<Mount> kept;             // directories in a private HOME that outlive the run: writable
+  std::vector<Mount> tools;            // read-only toolchains and programs, at their own paths
+  std::vector<Symlink> tool_links;     // by which programs find each other
+  std::vector<std::pair<std::string, std::string>> environment;  // all of it, but for
+  // what may stand on no command line, where every user of the machine can read it.
+  std::vector<std::pair<std::string, std::string>> secrets;
+  int secrets_fd = -1;                 // how they reach the backend; filled in by prepare()
 
   // The one way out: the directory that holds the data socket and nothing else.
   Mount socket_directory;

@@ -74,6 +74,7 @@ Result<std::vector<Mount>> plan_stage(SandboxSpec& spec) {
   for (Mount* mount : {&spec.socket_directory, &spec.init_program, &spec.fuse_program, &spec.fuse_device})
     stage(*mount, directory, staged);
   if (spec.home_directory) stage(*spec.home_directory, directory, staged);
+  for (Mount& kept : spec.kept) stage(kept, directory, staged);
   for (Mount& tool : spec.tools) stage(tool, directory, staged);
   return staged;
 }

@@ -25,17 +25,20 @@ bool overlap(std::string_view a, std::string_view b) { return at_or_below(a, b) 
 
 }  // namespace
 
-Result<void> check_tool_path(const std::string& path, const Forbidden& forbidden) {
-  const std::string where = "--tool " + path;
-  if (path == "/") return Error{where, "would show the whole machine; name one toolchain"};
-  if (at_or_below(forbidden.home, path))
-    return Error{where, "would show your home directory; name one toolchain in it"};
+std::string why_not_shown(const std::string& path, const Forbidden& forbidden) {
+  if (path == "/") return "would show the whole machine; name one toolchain";
+  if (at_or_below(forbidden.home, path)) return "would show your home directory; name one toolchain in it";
   if (overlap(path, forbidden.workspace_root))
-    return Error{where, "overlaps the workspace, where the policy decides; export it there instead"};
+    return "overlaps the workspace, where the policy decides; export it there instead";
   for (const std::string& own : forbidden.own)
-    if (overlap(path, own)) return Error{where, "holds fbroker's own files"};
+    if (overlap(path, own)) return "holds fbroker's own files";
   for (const std::string_view reserved : kReserved)
-    if (at_or_below(path, reserved)) return Error{where, "lies where the sandbox has its own " + std::string(reserved)};
+    if (at_or_below(path, reserved)) return "lies where the sandbox has its own " + std::string(reserved);
+  return "";
+}
+
+Result<void> check_tool_path(const std::string& path, const Forbidden& forbidden) {
+  if (std::string why = why_not_shown(path, forbidden); !why.empty()) return Error{"--tool " + path, std::move(why)};
   return ok;
 }
 

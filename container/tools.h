@@ -23,7 +23,10 @@ struct Tool {
   std::string programs;   // what PATH gains: DIR/bin, else DIR
 };
 
-// Pure: whether a canonical path may be shown, and why not.
+// Pure: why a canonical path may not be shown: a sentence's end, "" = it may.
+std::string why_not_shown(const std::string& canonical, const Forbidden& forbidden);
+
+// The same for --tool.
 Result<void> check_tool_path(const std::string& canonical, const Forbidden& forbidden);
 
 // Resolves the name once and opens what it means.

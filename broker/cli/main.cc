@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer("Exit status: 0 yes or done, 1 no, 2 usage or configuration, 3 no broker answers, 4 would be asked.");
   add_run(app, status);
+  add_agents(app, status);
   add_serve(app, status);
   add_grants(app, status);
   add_check(app, status);

@@ -18,7 +18,20 @@ void add_limits(CLI::App& run, container::Limits& limits) {
       ->transform(CLI::AsSizeValue(false));
 }
 
+void add_agent(CLI::App& run, container::RunOptions& options) {
+  run.add_option("--agent", options.agent, "Run this coding agent: its program, what it keeps, its keys and domains (fbroker agents)");
+  run.add_flag("--share-login", options.share_login, "Copy your own login of that agent into what it keeps");
+  run.add_option("--env", options.env, "NAME passes a variable of yours on, NAME=VALUE sets one (repeatable)")
+      ->allow_extra_args(false);
+  run.add_option("--domain", options.domains, "Let this host be reached: api.example.com, *.example.com, HOST:PORT (repeatable)")
+      ->allow_extra_args(false);
+  run.add_option("--alias", options.aliases, "NAME:PORT=ADDRESS:PORT, a service of this machine's under a name inside (repeatable)")
+      ->allow_extra_args(false);
+}
+
 int launch(const container::RunOptions& options) {
+  if (options.command.empty() && options.agent.empty())
+    throw CLI::RequiredError("a command after --, or --agent NAME:");
   const auto status = container::run(options);
   if (status) return *status;
   std::fprintf(stderr, "fbroker run: %s\n", status.error().text().c_str());
@@ -43,12 +56,13 @@ void add_run(CLI::App& app, int& status) {
                   "Lead a port of 127.0.0.1 to one inside: PORT or PORT:PORT-INSIDE (repeatable)")
       ->allow_extra_args(false);
   run->add_flag("--offline", options->offline, "No connection out, whatever the policy allows");
+  add_agent(*run, *options);
   run->add_option("--backend", *backend, "What makes the sandbox")
       ->capture_default_str()->check(CLI::IsMember({"bwrap"}));
   run->add_option("--workspace", options->workspace, "Where the workspace is inside")->capture_default_str();
   run->add_flag("-q,--quiet", options->quiet, "Neither banner nor end report");
   add_limits(*run, options->limits);
-  run->add_option("command", options->command, "The command and its arguments, after --")->required();
+  run->add_option("command", options->command, "The command and its arguments, after --; with --agent its arguments alone");
   run->footer("Ends with the command's own status; 125: it could not be started.");
   // What follows the command's name belongs to it, options included.
   run->positionals_at_end();

@@ -17,6 +17,7 @@ inline constexpr int kLauncherFailed = 125;
 // `status` is set by the verb's callback; main returns it.
 void add_serve(CLI::App& app, int& status);
 void add_run(CLI::App& app, int& status);
+void add_agents(CLI::App& app, int& status);   // agents, agents NAME
 void add_check(CLI::App& app, int& status);
 void add_grants(CLI::App& app, int& status);   // grant, revoke, grants
 void add_status(CLI::App& app, int& status);

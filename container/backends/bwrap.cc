@@ -27,6 +27,8 @@ void add_environment(Argv& argv, const SandboxSpec& spec) {
   // INVARIANT: nothing of the person's environment is inherited (tokens).
   argv.push_back("--clearenv");
   for (const auto& [name, value] : spec.environment) add(argv, {"--setenv", name, value});
+  // ATTACK: /proc/PID/cmdline is anybody's to read.
+  if (spec.secrets_fd >= 0) add(argv, {"--args", std::to_string(spec.secrets_fd)});
 }
 
 void add_mount(Argv& argv, const Mount& mount) {
@@ -55,6 +57,7 @@ void add_private_places(Argv& argv, const SandboxSpec& spec) {
     add_mount(argv, *spec.home_directory);
   else
     add(argv, {"--perms", "0700", "--tmpfs", spec.home});
+  for (const Mount& kept : spec.kept) add_mount(argv, kept);
 }
 
 void add_workspace(Argv& argv, const SandboxSpec& spec) {
@@ -98,6 +101,13 @@ void add_init(Argv& argv, const SandboxSpec& spec) {
 
 }  // namespace
 
+std::string bwrap_secrets(const SandboxSpec& spec) {
+  std::string words;
+  for (const auto& [name, value] : spec.secrets)
+    for (const std::string& word : {std::string("--setenv"), name, value}) words.append(word).push_back('\0');
+  return words;
+}
+
 std::vector<std::string> bwrap_argv(const SandboxSpec& spec) {
   Argv argv{"bwrap"};
   add_namespaces(argv);
@@ -106,6 +116,7 @@ std::vector<std::string> bwrap_argv(const SandboxSpec& spec) {
   add_private_places(argv, spec);
   // After /tmp and HOME: a toolchain may lie below either.
   for (const Mount& tool : spec.tools) add_mount(argv, tool);
+  for (const Symlink& link : spec.tool_links) add(argv, {"--symlink", link.target, link.at});
   add_workspace(argv, spec);
   add_descriptors(argv, spec);
   add_init(argv, spec);

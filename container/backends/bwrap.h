@@ -12,4 +12,7 @@ namespace fbroker::container {
 // 0.8.0-2+deb12u1) understands all of it.
 std::vector<std::string> bwrap_argv(const SandboxSpec& spec);
 
+// What secrets_fd must hold: further arguments, each ended by a NUL.
+std::string bwrap_secrets(const SandboxSpec& spec);
+
 }  // namespace fbroker::container

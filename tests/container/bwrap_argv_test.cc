@@ -81,6 +81,38 @@ TEST(BwrapArgv, ToolsAreReadOnlyAndMountedAfterThePrivatePlaces) {
   EXPECT_LT(tool, place(argv, {"--remount-ro", "/"}));
 }
 
+TEST(BwrapArgv, WhatIsKeptLiesInAPrivateHomeAndIsAllThatCanBeWritten) {
+  SandboxSpec spec = small();
+  spec.kept = {{.source = "/s", .fd = 14, .at = "/home/agent/.demo", .mode = Mount::Mode::writable}};
+  const Argv argv = bwrap_argv(spec);
+  const std::size_t kept = place(argv, {"--bind-fd", "14", "/home/agent/.demo"});
+  ASSERT_LT(kept, argv.size());
+  EXPECT_LT(place(argv, {"--tmpfs", "/home/agent"}), kept);
+  EXPECT_EQ(std::count(argv.begin(), argv.end(), "--bind-fd"), 1);
+}
+
+TEST(BwrapArgv, LinksBetweenToolsComeAfterThem) {
+  SandboxSpec spec = small();
+  spec.tools = {{.source = "/tmp/kit", .fd = 12, .at = "/tmp/kit"}};
+  spec.tool_links = {{.target = "kit", .at = "/tmp/current"}};
+  const Argv argv = bwrap_argv(spec);
+  EXPECT_TRUE(has(argv, {"--ro-bind-fd", "12", "/tmp/kit", "--symlink", "kit", "/tmp/current"}));
+}
+
+// ATTACK: a command line is anybody's to read.
+TEST(BwrapArgv, SecretsStandOnNoCommandLine) {
+  SandboxSpec spec = small();
+  spec.secrets = {{"KEY", "hunter2"}, {"OTHER", "a\nb"}};
+  spec.secrets_fd = 15;
+  const Argv argv = bwrap_argv(spec);
+  for (const std::string& word : argv) EXPECT_EQ(word.find("hunter2"), word.npos);
+  const std::size_t args = place(argv, {"--args", "15"});
+  ASSERT_LT(args, argv.size());
+  EXPECT_LT(place(argv, {"--clearenv"}), args);
+  using namespace std::string_literals;
+  EXPECT_EQ(bwrap_secrets(spec), "--setenv\0KEY\0hunter2\0--setenv\0OTHER\0a\nb\0"s);
+}
+
 TEST(BwrapArgv, OnTheStageNamesTakeThePlaceOfDescriptors) {
   SandboxSpec spec = small();
   spec.socket_directory.source = "/mnt/0";

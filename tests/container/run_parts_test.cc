@@ -120,9 +120,34 @@ control::Session example() {
 }
 
 TEST(Banner, SaysWhatIsThereWhatIsHiddenAndWhatToDo) {
-  EXPECT_EQ(banner(example(), "/workspace", "/home/alice"),
+  EXPECT_EQ(banner(example(), {.workspace = "/workspace", .home = "/home/alice"}),
             "session web-1 · /workspace = ~/web (rw), /workspace/docs = /srv/docs (ro) · "
             "4 hidden: .env, a.pem, b.pem … · network none · other terminal: fbroker grant PATH --read\n");
+}
+
+TEST(Banner, NamesTheBrokerThePolicyTheNetworkAndWhatGitTracks) {
+  control::Session session = example();
+  session.network = {"a.example", "*.b.example", "c.example:8443", "d.example"};
+  const std::string text = banner(session, {.workspace = "/w", .home = "/home/alice", .broker = "default",
+                                            .policy = "/home/alice/p.json", .tracked_hidden = 1});
+  EXPECT_NE(text.find("session web-1 on broker default · /w = ~/web (rw), /w/docs = /srv/docs (ro) by ~/p.json · 4 hidden"),
+            std::string::npos) << text;
+  EXPECT_NE(text.find(" · network a.example, *.b.example, c.example:8443 … · other terminal: fbroker grant -s web-1 PATH"),
+            std::string::npos) << text;
+  EXPECT_NE(text.find("\n  git tracks 1 file that is hidden: "), std::string::npos) << text;
+  session.offline = true;
+  EXPECT_NE(banner(session, {.workspace = "/w"}).find("network offline"), std::string::npos);
+}
+
+TEST(EndReport, TellsWhatWentThroughTheGate) {
+  control::Report report;
+  report.connections = 2;
+  report.received = 2048;
+  report.sent = 100;
+  report.refused = {{2, "connect", "a.example:443", "default", "fbroker grant --domain a.example --for 15m"}};
+  EXPECT_EQ(end_report(example(), report),
+            "session web-1 ended · 0 files read (0 B) · 0 changes (0 B written) · 2 connections (2.0 KiB in, 100 B out) · refused:\n"
+            "  refused 2× connect a.example:443 (default) → fbroker grant --domain a.example --for 15m\n");
 }
 
 TEST(EndReport, NamesEachRefusalWithItsRuleAndTheCommandThatLiftsIt) {
