@@ -91,6 +91,21 @@ TEST(Environment, OnlyTerminalLanguageAndZoneAreKept) {
   EXPECT_EQ(inside, expected);
 }
 
+TEST(Environment, TheProxyIsNamedWhereThereIsOne) {
+  SandboxSpec spec;
+  spec.proxy = "127.0.0.1:3128";
+  const auto pairs = environment_inside(nullptr, spec, {});
+  const std::map<std::string, std::string> inside(pairs.begin(), pairs.end());
+  EXPECT_EQ(inside.size(), pairs.size()) << "each name once";
+  for (const char* name : {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+                           "GIT_CONFIG_VALUE_0"})
+    EXPECT_EQ(inside.at(name), "http://127.0.0.1:3128") << name;
+  for (const char* name : {"NO_PROXY", "no_proxy"}) EXPECT_EQ(inside.at(name), "localhost,127.0.0.1,::1");
+  EXPECT_EQ(inside.at("NODE_USE_ENV_PROXY"), "1");
+  EXPECT_EQ(inside.at("GIT_CONFIG_COUNT"), "1");
+  EXPECT_EQ(inside.at("GIT_CONFIG_KEY_0"), "http.proxy");
+}
+
 TEST(HostSystem, ShowsNothingSecretAndNothingOfThePerson) {
   SandboxSpec spec;
   add_host_system(spec);
