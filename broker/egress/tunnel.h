@@ -83,6 +83,7 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   Awaitable<std::optional<EgressRefusal>> hello(Side& side);
   Awaitable<void> carry(Side& side);
   Awaitable<void> upwards(Side& side);
+  Awaitable<bool> send_up(std::string bytes);
   Awaitable<void> downwards(Side& side);
   std::optional<EgressRefusal> failed(EgressRefusal why, int error);
   std::optional<EgressRefusal> was_cut();
