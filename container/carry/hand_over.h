@@ -23,7 +23,7 @@ struct Ends {
 // Keeps messages apart (SOCK_SEQPACKET); nothing can be sent to the launcher.
 Result<Ends, Errno> make_channel();
 
-// Never blocks. Errors: EAGAIN: too many are waiting; EPIPE: the relay is gone.
+// Never blocks. Errors: EAGAIN: too many are waiting; EPIPE or ECONNRESET: the relay is gone.
 Result<void, Errno> hand_over(int channel, std::uint16_t port, int end);
 
 struct HandedOver {

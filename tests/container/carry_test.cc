@@ -127,7 +127,7 @@ TEST(HandOver, ARelayThatIsGoneOrDoesNotReadNeverHoldsTheLauncherUp) {
   channel->relay = UniqueFd();
   auto gone = hand_over(channel->launcher.get(), 1, pair.relay.get());
   ASSERT_FALSE(gone);
-  EXPECT_EQ(gone.error().value, EPIPE);
+  EXPECT_TRUE(gone.error().value == EPIPE || gone.error().value == ECONNRESET) << gone.error().value;
 }
 
 // ATTACK: the relay belongs to the inside. It sends the launcher nothing.

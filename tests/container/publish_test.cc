@@ -1,6 +1,7 @@
 // --publish: what may be asked for, and the launcher's half between real sockets.
 #include "container/publish.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -74,6 +75,7 @@ class Publishing : public testing::Test {
       auto taken = carry::take_over(relay.get());
       if (!taken || !*taken) return false;
       got = std::move(**taken);
+      ::fcntl(got.end.get(), F_SETFL, 0);  // our helpers wait
       return true;
     }, std::chrono::seconds(10));
     return got;
