@@ -97,8 +97,11 @@ Result<void> take_over_terminal(const Options& options, int terminal) {
 [[noreturn]] void become_command(const Options& options, int terminal) {
   ::setsid();
   if (auto done = take_over_terminal(options, terminal); !done) die(done.error().text());
-  if (!options.chdir.empty() && ::chdir(options.chdir.c_str()) < 0)
-    die(options.chdir + ": " + last_error());
+  if (!options.chdir.empty()) {
+    if (::chdir(options.chdir.c_str()) < 0) die(options.chdir + ": " + last_error());
+    // A backend has said where it was itself; programs believe this before getcwd(3).
+    ::setenv("PWD", options.chdir.c_str(), 1);
+  }
   if (auto done = set_limits(options); !done) die(done.error().text());
   reset_signals();
   if (!keep_only({})) die("closing descriptors: " + last_error());

@@ -200,6 +200,11 @@ TEST_P(Run, TheAgentSeesOnlyItsOwnProcessesAndCannotReachTheFirst) {
   EXPECT_EQ(one(found, "init_environ"), "EACCES");
 }
 
+TEST_P(Run, BeginsInTheWorkspaceAndSaysSo) {
+  EXPECT_EQ(inside({"sh", "-c", "/bin/pwd -P; env | grep ^PWD="}).out, "/workspace\nPWD=/workspace\n");
+  EXPECT_EQ(inside({"env"}, {"--workspace", "/src"}).out.find("PWD=/home"), std::string::npos);
+}
+
 TEST_P(Run, NothingIsInheritedOrShown) {
   const Findings found = look_around();
   EXPECT_EQ(one(found, "fds"), "0,1,2,");
