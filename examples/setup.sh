@@ -16,13 +16,18 @@ test_packages=(
   ccache clang clang-tidy libclang-rt-14-dev libgtest-dev libgmock-dev libbenchmark-dev
   git make gcc sqlite3 ripgrep curl python3 procps util-linux passwd sudo fuse3 attr
   podman crun uidmap slirp4netns busybox-static
+  iproute2 openssl python3-venv vim cargo tar
 )
 
 usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
 
 case "${1-}" in
   "") ;;
-  --tests) packages+=("${test_packages[@]}") ;;
+  --tests)
+    packages+=("${test_packages[@]}")
+    # Node from elsewhere brings its own, which Debian's package conflicts with.
+    command -v npm >/dev/null || packages+=(npm)
+    ;;
   -h | --help) usage; exit 0 ;;
   *) echo "setup.sh: unknown option $1" >&2; usage >&2; exit 2 ;;
 esac
