@@ -32,6 +32,7 @@ constexpr char kProfile[] = R"({
   "state": [".NAME", ".config/NAME"],
   "login": {"files": [".NAME/auth.json"], "domains": ["login.demo.example"], "callback": "127.0.0.1:1455"},
   "environment": {"pass": ["DEMO_KEY", "DEMO_URL"], "set": {"DEMO_TELEMETRY": "0"}},
+  "settings": {"demo.json": {"telemetry": false}},
   "domains": ["api.demo.example"]
 })";
 
@@ -89,6 +90,11 @@ TEST_P(Agents, RunWithTheirArgumentsAndGiveTheirStatus) {
   home.write("a", "text");
   EXPECT_EQ(demo("cat a; echo changed >b").out, "text\n");
   EXPECT_EQ(home.shell("cat b").out, "changed\n");
+}
+
+TEST_P(Agents, FindTheirSettingsAndCannotChangeThem) {
+  const Output output = demo("cat /etc/agent/demo.json; echo x >>/etc/agent/demo.json || echo refused; ls -A /etc/agent");
+  EXPECT_EQ(output.out, "{\n  \"telemetry\": false\n}\nrefused\ndemo.json\n") << output.err;
 }
 
 TEST_P(Agents, NeedNoCommand) {
