@@ -103,9 +103,11 @@ Result<BrokerSession> BrokerSession::open_embedded(const SessionRequest& request
 Result<BrokerSession> BrokerSession::open(const SessionRequest& request) {
   const std::string name = request.name.empty() ? name_for(request.root) : request.name;
   auto serving = control::ControlClient::find_serving();
+  const std::string broker = serving ? serving->name() : "";
   auto opened = serving ? Result<BrokerSession>(BrokerSession(std::move(*serving), Embedded()))
                         : open_embedded(request, name);
   if (!opened) return opened;
+  opened->serving_broker_ = broker;
   auto session = opened->client_.create_session(
       {.name = name, .root = request.root, .policy = request.policy, .peer_uid = request.peer_uid,
        .ends_with_caller = true, .hosts = request.hosts, .aliases = request.aliases});

@@ -36,6 +36,8 @@ class BrokerSession {
   ~BrokerSession();
 
   const control::Session& session() const noexcept { return session_; }
+  // The broker that serves others, too; "" = one of our own.
+  const std::string& serving_broker() const noexcept { return serving_broker_; }
 
   // From here on the broker can end the sandbox, when it must take something back.
   Result<void> register_sandbox(pid_t first) const;
@@ -67,6 +69,7 @@ class BrokerSession {
 
   control::ControlClient client_;
   Embedded broker_;
+  std::string serving_broker_;
   control::Session session_;
 };
 

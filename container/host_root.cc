@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include "container/proxy.h"
+
 namespace fbroker::container {
 namespace {
 
@@ -76,6 +78,8 @@ std::vector<std::pair<std::string, std::string>> environment_inside(
       {"PATH", path},           {"HOME", spec.home},   {"USER", "agent"},
       {"LOGNAME", "agent"},     {"SHELL", "/bin/bash"}, {"PWD", spec.workspace},
       {"TMPDIR", "/tmp"},       {"FBROKER_IN_SANDBOX", "1"}};
+  if (!spec.proxy.empty())
+    for (auto& variable : proxy_environment(spec.proxy)) inside.push_back(std::move(variable));
   for (; environment != nullptr && *environment != nullptr; ++environment) {
     const std::string_view entry = *environment;
     const std::size_t equals = entry.find('=');

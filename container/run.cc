@@ -16,9 +16,12 @@
 #include "broker/sessions/runtime_dir.h"
 #include "container/agents/launch.h"
 #include "container/broker_session.h"
+#include "container/git_tracked.h"
 #include "container/host_root.h"
 #include "container/kept_directory.h"
 #include "container/preconditions.h"
+#include "container/proxy.h"
+#include "container/publish.h"
 #include "container/sandbox.h"
 #include "container/supervise.h"
 #include "container/tools.h"
@@ -103,13 +106,10 @@ Result<UniqueFd> open_path(const std::string& path) {
   return fd;
 }
 
-// ${XDG_STATE_HOME:-~/.local/state}/fbroker
-std::string our_state() { return std::filesystem::path(broker::state_path("x")).parent_path().string(); }
-
 // The HOME of a named session, kept from one run to the next. The dot keeps it
 // apart from every broker's state: no name of a session starts with one.
 Result<UniqueFd> home_of(const std::string& name, HostUser user) {
-  const std::string homes = our_state() + "/.homes";
+  const std::string homes = broker::state_root() + "/.homes";
   FBROKER_TRY(const UniqueFd parent, broker::private_directory(homes));
   return kept_directory(parent.get(), name, homes + "/" + name, user);
 }
@@ -117,6 +117,7 @@ Result<UniqueFd> home_of(const std::string& name, HostUser user) {
 // Everything that the specification borrows, kept until the sandbox runs.
 struct Materials {
   SandboxSpec spec;
+  Publisher publisher;
   std::vector<UniqueFd> kept;
   std::vector<std::string> tool_programs;
   std::vector<control::ReachableHost> hosts;
@@ -217,10 +218,13 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   spec.gid = ::geteuid() == 0 && user.gid == 65534 ? kAgentId : user.gid;
   spec.workspace = options.workspace;
   spec.limits = options.limits;
+  FBROKER_TRY(materials.publisher, Publisher::listen(options.publish));
+  spec.publishes = materials.publisher.any();
+  if (!options.offline) spec.proxy = kProxy;
   add_host_system(spec);
   const Forbidden forbidden{.home = canonical_or(broker::home_directory()),
                             .workspace_root = wanted.root,
-                            .own = {canonical_or(our_state()), canonical_or(broker::runtime_path())}};
+                            .own = {canonical_or(broker::state_root()), canonical_or(broker::runtime_path())}};
   FBROKER_TRY_VOID(add_tools(materials, options, forbidden));
   FBROKER_TRY_VOID(add_command(materials, options, forbidden, user));
   FBROKER_TRY_VOID(add_programs(materials, programs));
@@ -231,7 +235,7 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   // An agent's HOME is in memory: what it may keep stands in its profile.
   if (!options.name.empty() && options.agent.empty()) {
     FBROKER_TRY(UniqueFd home, home_of(options.name, user));
-    spec.home_directory = Mount{.source = our_state() + "/.homes/" + options.name,
+    spec.home_directory = Mount{.source = broker::state_root() + "/.homes/" + options.name,
                                 .fd = materials.keep(std::move(home)),
                                 .at = spec.home,
                                 .mode = Mount::Mode::writable};
@@ -243,6 +247,25 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
 
 void say(const RunOptions& options, const std::string& text) {
   if (!options.quiet) std::fputs(text.c_str(), stderr);
+}
+
+// Files that git tracks and the agent does not see.
+std::size_t tracked_hidden(const control::Session& session) {
+  if (session.hidden.empty()) return 0;
+  std::size_t count = 0;
+  for (const control::ExportShown& one : session.exports) {
+    const std::string place = one.at == "/" ? "/" : one.at + "/";
+    for (const std::string& name : git_tracked(one.from))
+      for (const std::string& hidden : session.hidden)
+        count += at_or_below(place + name, hidden) ? 1 : 0;
+  }
+  return count;
+}
+
+BannerFacts banner_facts(const RunOptions& options, const BrokerSession& session) {
+  if (options.quiet) return {};
+  return {.workspace = options.workspace, .home = broker::home_directory(), .broker = session.serving_broker(),
+          .policy = options.policy.value_or(""), .tracked_hidden = tracked_hidden(session.session())};
 }
 
 Result<int> run_in(const RunOptions& options, Materials& materials, const Programs& programs, HostUser user,
@@ -260,7 +283,11 @@ Result<int> run_in(const RunOptions& options, Materials& materials, const Progra
     destroy(sandbox);
     return registered.error();
   }
-  say(options, banner(session.session(), options.workspace, broker::home_directory()));
+  if (auto published = materials.publisher.start(std::move(sandbox.publish)); !published) {
+    destroy(sandbox);
+    return published.error();
+  }
+  say(options, banner(session.session(), banner_facts(options, session)));
   say(options, materials.about_agent);
   const int status = supervise(sandbox, streams, signals);
   destroy(sandbox);

@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "container/backends/bwrap.h"
+#include "container/carry/hand_over.h"
 #include "container/stage.h"
 
 namespace fbroker::container {
@@ -44,11 +45,18 @@ Result<Pipe> make_socketpair() {
   return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+Result<carry::Ends> make_publish_channel(const SandboxSpec& spec) {
+  if (!spec.publishes) return carry::Ends{UniqueFd(), UniqueFd()};
+  auto channel = carry::make_channel();
+  if (!channel) return Error{"--publish", std::strerror(channel.error().value)};
+  return std::move(*channel);
+}
+
 UniqueFd pidfd_of(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u))); }
 
 // Every descriptor that the backend shall inherit.
 std::vector<int> inherited(const SandboxSpec& spec) {
-  std::vector<int> fds{spec.status_fd, spec.console_fd, spec.info_fd, spec.block_fd, spec.secrets_fd};
+  std::vector<int> fds{spec.status_fd, spec.console_fd, spec.publish_fd, spec.info_fd, spec.secrets_fd, spec.block_fd};
   for (const DataFile& file : spec.files) fds.push_back(file.fd);
   for (const Mount* mount : {&spec.socket_directory, &spec.init_program, &spec.fuse_program})
     fds.push_back(mount->fd);
@@ -148,10 +156,12 @@ Result<Sandbox> prepare(SandboxSpec spec, const Programs& programs, HostUser use
   FBROKER_TRY(Pipe info, make_pipe());
   FBROKER_TRY(Pipe go, make_pipe());
   FBROKER_TRY(Pipe console, make_socketpair());
+  FBROKER_TRY(carry::Ends publish, make_publish_channel(spec));
   spec.status_fd = status.in.get();
   spec.info_fd = info.in.get();
   spec.block_fd = go.out.get();
   if (spec.terminal.wanted) spec.console_fd = console.in.get();
+  spec.publish_fd = publish.relay.get();
 
   UniqueFd secrets;
   if (!spec.secrets.empty()) {
@@ -179,6 +189,7 @@ Result<Sandbox> prepare(SandboxSpec spec, const Programs& programs, HostUser use
   sandbox.first = Child(*first, pidfd_of(*first));
   sandbox.status = std::move(status.out);
   if (spec.terminal.wanted) sandbox.console = std::move(console.out);
+  sandbox.publish = std::move(publish.launcher);
   sandbox.go = std::move(go.in);
   if (!sandbox.first) {
     destroy(sandbox);

@@ -42,12 +42,13 @@ struct Sandbox {
   Child first;        // the first process inside, by its host pid: its end is everybody's
   UniqueFd status;    // fbroker-init's lines
   UniqueFd console;   // its terminal's master comes from here
+  UniqueFd publish;   // connections for the relay inside go in here
   UniqueFd go;        // one byte: may start
 };
 
 // Starts the backend and waits (bounded) until the first process exists. The
 // sandbox then waits for start().
-// `spec` gets its descriptors for status, console, info and block filled in.
+// `spec` gets its descriptors for status, console, publish, info and block filled in.
 // As root, everything that is mounted is first placed where `user` can reach
 // it, in a mount namespace of the sandbox's own.
 Result<Sandbox> prepare(SandboxSpec spec, const Programs& programs, HostUser user, Stdio stdio);

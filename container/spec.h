@@ -75,10 +75,16 @@ struct SandboxSpec {
   // What mounts the workspace; taken away again before the agent starts.
   Mount init_program, fuse_program, fuse_device;
 
+  // Where the relay inside listens for what wants out ("" = nowhere), and
+  // whether it is handed connections that come in.
+  std::string proxy;
+  bool publishes = false;
+
   Limits limits;
   Terminal terminal;
   int status_fd = -1;                  // fbroker-init's --status-fd
   int console_fd = -1;                 // its --console-fd, when terminal.wanted
+  int publish_fd = -1;                 // its --publish-fd, when publishes
   int info_fd = -1;                    // where the backend tells the sandbox's host pid
   int block_fd = -1;                   // nothing starts before a byte comes out of it
   std::vector<std::string> command;

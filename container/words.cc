@@ -115,9 +115,16 @@ std::string amount(std::uint64_t bytes) {
   return text;
 }
 
-std::string banner(const control::Session& session, const std::string& workspace, const std::string& home) {
-  return "session " + session.name + " · " + exports(session, workspace, home) + " · " + hidden(session) +
-         " · network " + network(session) + " · other terminal: fbroker grant PATH --read\n";
+std::string banner(const control::Session& session, const BannerFacts& facts) {
+  std::string text = "session " + session.name;
+  if (!facts.broker.empty()) text += " on broker " + printable(facts.broker);
+  text += " · " + exports(session, facts.workspace, facts.home);
+  if (!facts.policy.empty()) text += " by " + printable(shortened(facts.policy, facts.home));
+  text += " · " + hidden(session) + " · network " + network(session) + " · other terminal: fbroker grant " +
+          (facts.broker.empty() ? "" : "-s " + session.name + " ") + "PATH --read\n";
+  if (facts.tracked_hidden == 0) return text;
+  return text + "  git tracks " + counted(facts.tracked_hidden, "file that is hidden", "files that are hidden") +
+         ": inside they look deleted (do not `git commit -a`), and what was committed of them can be read from .git\n";
 }
 
 // What the agent made that a program on the host may run or obey. Configuration

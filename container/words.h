@@ -9,8 +9,12 @@ namespace fbroker::container {
 
 // "session web-1 · /workspace = ~/web (rw) · 3 hidden: .env … · network none ·
 // other terminal: fbroker grant PATH --read"
-std::string banner(const control::Session& session, const std::string& workspace,
-                   const std::string& home);
+// `broker`: whose session it is, "" = a broker of its own. `policy`: its file, "" = none.
+struct BannerFacts {
+  std::string workspace, home, broker, policy;
+  std::size_t tracked_hidden = 0;   // of what is hidden: files that git tracks
+};
+std::string banner(const control::Session& session, const BannerFacts& facts);
 
 // What was read, changed and refused; each refusal with its rule and the
 // command that would lift it. Lines, each ending in '\n'.

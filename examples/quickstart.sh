@@ -113,7 +113,7 @@ if [ "$install" = ask ]; then
 fi
 if [ "$install" = yes ]; then
   mkdir -p "$target"
-  install -m 755 "$bin"/fbroker "$bin"/fbroker-init "$bin"/fbroker-fuse "$target"/
+  install -s -m 755 "$bin"/fbroker "$bin"/fbroker-init "$bin"/fbroker-fuse "$target"/
   fbroker=fbroker
   case ":$PATH:" in *":$target:"*) ;; *) fbroker=$target/fbroker ;; esac
   echo "Installed fbroker, fbroker-init and fbroker-fuse into $target."

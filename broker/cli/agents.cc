@@ -34,7 +34,7 @@ container::Forbidden forbidden_here(const agents::Person& person) {
   const std::string here = canonical_or(".");
   // Where no run can be started nothing is a workspace.
   if (container::check_root(here, forbidden.home)) forbidden.workspace_root = here;
-  forbidden.own = {canonical_or(std::filesystem::path(broker::state_path("x")).parent_path()),
+  forbidden.own = {canonical_or(broker::state_root()),
                    canonical_or(broker::runtime_path())};
   return forbidden;
 }

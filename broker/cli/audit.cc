@@ -10,12 +10,15 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "broker/audit/layout.h"
 #include "broker/audit/read.h"
 #include "broker/audit/segments.h"
 #include "broker/audit/signing.h"
 #include "broker/audit/verify.h"
 #include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
+#include "broker/control/control_client.h"
+#include "broker/sessions/runtime_dir.h"
 
 namespace fbroker::cli {
 
@@ -32,13 +35,6 @@ struct AuditVerb {
   std::string head, key;
 };
 
-fs::path state_directory() {
-  if (const char* state = std::getenv("XDG_STATE_HOME"); state != nullptr && *state == '/')
-    return fs::path(state) / "fbroker";
-  const char* home = std::getenv("HOME");
-  return fs::path(home != nullptr ? home : "/") / ".local/state/fbroker";
-}
-
 // When the log last grew; none where there is no log.
 std::optional<fs::file_time_type> last_written(const fs::path& directory) {
   std::error_code error;
@@ -51,29 +47,45 @@ std::optional<fs::file_time_type> last_written(const fs::path& directory) {
   return newest;
 }
 
+// Every broker's log, the one that was written last first.
+Result<std::vector<std::string>> all_logs() {
+  std::error_code error;
+  std::vector<std::pair<fs::file_time_type, std::string>> dated;
+  for (const auto& broker : fs::directory_iterator(broker::state_root(), error))
+    if (const auto time = last_written(broker.path() / "audit")) dated.emplace_back(*time, (broker.path() / "audit").string());
+  if (dated.empty()) return Error{broker::state_root(), "holds no audit log; name one with --dir or --session"};
+  std::ranges::sort(dated, std::greater{});
+  std::vector<std::string> logs;
+  for (auto& [time, directory] : dated) logs.push_back(std::move(directory));
+  return logs;
+}
+
+bool is_no_name(const std::string& session) { return session.find('/') != session.npos || session.starts_with('.'); }
+
+// A session that `fbroker serve` serves has its records in that broker's log,
+// whatever lies under its own name from another time.
+std::optional<std::string> log_of_serving(const std::string& session) {
+  for (const control::LiveBroker& live : control::live_brokers())
+    if (std::ranges::find(live.sessions, session) != live.sessions.end()) {
+      const auto status = nlohmann::json::parse(control::ControlClient(live.control).status().value_or(""), nullptr, false);
+      if (status.is_object() && status.contains("audit")) return status["audit"].value("directory", "");
+    }
+  return std::nullopt;
+}
+
 Result<std::string> find_log(const AuditVerb& verb) {
   if (!verb.directory.empty()) return verb.directory;
-  const fs::path state = state_directory();
-  if (!verb.broker.empty()) {
-    if (verb.broker.find('/') != verb.broker.npos || verb.broker.starts_with('.'))
-      return Error{"--session", "a session's name has no '/' and does not start with a dot"};
-    const fs::path named = state / verb.broker / "audit";
-    std::error_code error;
-    // search: a session that another broker serves; its records are in that one's log.
-    if (verb.filter.session.empty() || fs::is_directory(named, error)) return named.string();
+  if (verb.broker.empty()) {
+    FBROKER_TRY(const auto logs, all_logs());
+    return logs.front();
   }
+  if (is_no_name(verb.broker)) return Error{"--session", "a session's name has no '/' and does not start with a dot"};
+  if (const auto serving = log_of_serving(verb.broker); serving && !serving->empty()) return *serving;
+  const fs::path named = fs::path(broker::state_root()) / verb.broker / "audit";
   std::error_code error;
-  std::optional<fs::file_time_type> newest;
-  std::string found;
-  for (const auto& broker : fs::directory_iterator(state, error)) {
-    const auto time = last_written(broker.path() / "audit");
-    if (!time || (newest && *time <= *newest)) continue;
-    newest = time;
-    found = (broker.path() / "audit").string();
-  }
-  if (found.empty())
-    return Error{state.string(), "holds no audit log; name one with --dir or --session"};
-  return found;
+  if (fs::is_directory(named, error)) return named.string();
+  return Error{"--session " + verb.broker, "has no log of its own (" + named.string() +
+               "); `fbroker audit search -s " + verb.broker + "` looks into every log"};
 }
 
 int complain(const Error& error, int status) {
@@ -160,19 +172,38 @@ int tail(const AuditVerb& verb) {
   return done ? kYes : complain(done.error(), kUsage);
 }
 
+// With -s alone: every log, for a session's runs may lie in several.
+Result<std::vector<std::string>> logs_to_search(const AuditVerb& verb) {
+  if (verb.broker.empty() || !verb.directory.empty()) {
+    FBROKER_TRY(std::string one, find_log(verb));
+    return std::vector{std::move(one)};
+  }
+  if (is_no_name(verb.broker)) return Error{"--session", "a session's name has no '/' and does not start with a dot"};
+  FBROKER_TRY(auto logs, all_logs());
+  std::ranges::reverse(logs);   // the newest records last, as in each log
+  return logs;
+}
+
 int search(const AuditVerb& verb) {
-  auto directory = find_log(verb);
-  if (!directory) return complain(directory.error(), kUsage);
-  auto reader = audit::LineReader::open(*directory);
-  if (!reader) return complain(reader.error(), kUsage);
+  auto logs = logs_to_search(verb);
+  if (!logs) return complain(logs.error(), kUsage);
   Table table(std::cout, headings());
   std::uint64_t printed = 0;
-  if (auto done = print_more(*reader, verb, table, printed); !done)
-    return complain(done.error(), kUsage);
+  for (const std::string& directory : *logs) {
+    auto reader = audit::LineReader::open(directory);
+    if (!reader) return complain(reader.error(), kUsage);
+    if (auto done = print_more(*reader, verb, table, printed); !done) return complain(done.error(), kUsage);
+  }
   return printed > 0 ? kYes : kNo;
 }
 
 // ---- verify
+
+// Whether there was a log: its ring or its signed head say so.
+bool has_traces(const std::string& directory) {
+  std::error_code error;
+  return fs::exists(fs::path(directory) / audit::kRingName, error) || fs::exists(fs::path(directory) / ".." / audit::kHeadName, error);
+}
 
 // What was given, or lies beside the log, to hold it against.
 struct Witness {
@@ -239,7 +270,8 @@ void print_words(const std::string& directory, const audit::Verdict& verdict, co
   }
   const auto& bad = *verdict.bad;
   std::cout << "NOT VERIFIED: " << printable(directory) << '\n'
-            << (bad.line != 0 || bad.sequence != 0 ? "first bad record: " : "not as signed: ") << printable(bad.file);
+            << (bad.line != 0 || bad.sequence != 0 ? "first bad record: " : "not as signed: ")
+            << (bad.file.empty() ? "no segment is there" : printable(bad.file));
   if (bad.line != 0) std::cout << ", line " << bad.line;
   if (bad.sequence != 0) std::cout << ", seq " << bad.sequence;
   std::cout << '\n' << "what: " << printable(bad.what) << '\n'
@@ -249,6 +281,10 @@ void print_words(const std::string& directory, const audit::Verdict& verdict, co
 int verify(const AuditVerb& verb) {
   auto directory = find_log(verb);
   if (!directory) return complain(directory.error(), kUsage);
+  auto reader = audit::LineReader::open(*directory);
+  if (!reader) return complain(reader.error(), kUsage);
+  if (reader->segments().empty() && !has_traces(*directory))
+    return complain({*directory, "holds no audit log (000001.jsonl, …)"}, kUsage);
   const auto witness = find_witness(verb, *directory);
   if (!witness) return complain(witness.error(), kUsage);
   auto verdict = audit::verify(*directory, {.noted = witness->noted, .signed_head = witness->signed_head,
@@ -289,6 +325,14 @@ void add_audit(CLI::App& app, int& status) {
       ->check(CLI::IsMember({"allow", "ask", "deny"}));
   search_verb->add_option("--since", options->filter.since, "UTC: 2026-01-31, 2026-01-31T12:00, …");
   search_verb->callback([options, &status] {
+    audit::Filter& filter = options->filter;
+    if (!filter.since.empty() && (filter.since.size() < 4 || std::isdigit(static_cast<unsigned char>(filter.since[0])) == 0)) {
+      status = complain({"--since", "expected a date and time in UTC, such as 2026-01-31T12:00"}, kUsage);
+      return;
+    }
+    // As the agent says it, or without its first slash.
+    if (filter.path.starts_with("/workspace/")) filter.path.erase(0, std::string_view("/workspace").size());
+    else if (!filter.path.empty() && filter.path[0] != '/' && filter.path[0] != '*') filter.path.insert(0, "/");
     options->filter.session = options->broker;   // -s: its log, and its records only
     status = search(*options);
   });

@@ -23,6 +23,12 @@ int status_of(const std::string& decision) {
   return decision == "allow" ? kYes : decision == "ask" ? kWouldBeAsked : kNo;
 }
 
+// "/src/main.c" is a path of the host's; the agent's begins with /workspace.
+std::string workspace_hint(const std::string& path) {
+  if (!path.starts_with('/') || path.starts_with("/workspace")) return "";
+  return "; as the agent sees it: " + shown("/workspace" + path);
+}
+
 int check_domain_offline(const CheckOptions& options, const policy::Policy& policy) {
   const auto target = policy::Endpoint::parse(options.domain, policy::kHttpsPort);
   if (!target) return told({kUsage, "--domain " + target.error().text(), ""}, false);
@@ -55,7 +61,8 @@ int check_offline(const CheckOptions& options, const std::string& cwd) {
   if (!exports) return usage(exports.error().text());
   const auto placed = control::place({options.path, cwd, home}, **exports);
   if (!placed) return usage(placed.error().text());
-  if (placed->outside) return std::printf("deny: %s lies in no export\n", shown(placed->host).c_str()), kNo;
+  if (placed->outside)
+    return std::printf("deny: %s lies in no export%s\n", shown(placed->host).c_str(), workspace_hint(options.path).c_str()), kNo;
   policy::SnapshotInput input;
   input.rules = std::move(policy->rules);
   const auto snapshot = policy::Snapshot::compile(std::move(input));
@@ -80,7 +87,8 @@ int check(const CheckOptions& options) {
   const std::string words = answer.is_object() ? answer.value("words", "") : "";
   if (options.as_json) std::printf("%s\n", checked->json.c_str());
   else if (!words.empty()) std::printf("%s\n", words.c_str());
-  else std::printf("%s: %s (%s)\n", checked->decision.c_str(), shown(checked->path).c_str(), checked->because.c_str());
+  else std::printf("%s: %s (%s)%s\n", checked->decision.c_str(), shown(checked->path).c_str(), checked->because.c_str(),
+                   workspace_hint(options.path).c_str());
   return status_of(checked->decision);
 }
 

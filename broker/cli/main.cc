@@ -2,11 +2,13 @@
 #include <fcntl.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 
 #include "broker/cli/verbs.h"
+#include "policy/words.h"
 
 namespace {
 
@@ -15,6 +17,18 @@ namespace {
 void open_standard_descriptors() {
   for (int fd = 0; fd <= 2; ++fd)
     if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) std::abort();
+}
+
+// Whether `word` was refused here as none of the verbs.
+bool is_unknown_verb(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> verbs;
+  for (const CLI::App* verb : app.get_subcommands({})) verbs.push_back(verb->get_name());
+  if (word.starts_with('-') || std::find(verbs.begin(), verbs.end(), word) != verbs.end()) return false;
+  const std::vector<std::string_view> known(verbs.begin(), verbs.end());
+  const std::string near = fbroker::policy::nearest(word, known);
+  std::fprintf(stderr, "fbroker: no verb is called %s%s; fbroker --help lists them\n",
+               fbroker::policy::in_quotes(word).c_str(), near.empty() ? "" : ("; did you mean \"" + near + "\"?").c_str());
+  return true;
 }
 
 }  // namespace
@@ -36,6 +50,7 @@ int main(int argc, char** argv) {
   add_status(app, status);
   add_policy(app, status);
   add_audit(app, status);
+  if (argc > 1 && is_unknown_verb(app, argv[1])) return kUsage;
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

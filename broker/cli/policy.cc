@@ -1,7 +1,5 @@
 // fbroker policy lint|show|schema: a policy looked at without a broker.
 #include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +14,7 @@
 #include <optional>
 
 #include "broker/cli/verbs.h"
+#include "container/git_tracked.h"
 #include "policy/base/unique_fd.h"
 #include "policy/lint.h"
 #include "policy/words.h"
@@ -26,7 +25,6 @@ namespace {
 using nlohmann::json;
 using namespace fbroker::policy;
 
-constexpr std::size_t kMaxTrackedBytes = 64 << 20;  // what is read of git's answer
 constexpr std::size_t kMostShown = 20;              // hidden files, one per line
 
 struct Options {
@@ -75,36 +73,6 @@ std::optional<Policy> load(const Options& options) {
 
 // ---- lint
 
-// Starts git without a shell; its answer, or nothing where it has none.
-std::string git_ls_files(const std::string& directory) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return "";
-  const UniqueFd out(ends[0]);
-  UniqueFd in(ends[1]);
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, in.get(), STDOUT_FILENO);
-  ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  // ATTACK: a repository's configuration can name a program to run as its
-  //   file system monitor; looking at a policy must start nothing.
-  std::array<std::string, 7> words{"git", "-c", "core.fsmonitor=false", "-C", directory,
-                                   "ls-files", "-z"};
-  std::array<char*, 8> argv{};
-  std::ranges::transform(words, argv.begin(), [](std::string& word) { return word.data(); });
-  pid_t child = 0;
-  const int failed = ::posix_spawnp(&child, "git", &actions, nullptr, argv.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0) return "";
-  in = UniqueFd();
-  auto text = read_all(out.get(), kMaxTrackedBytes);
-  std::array<char, 1 << 16> rest;  // an answer beyond the bound is read and dropped
-  while (text && ::read(out.get(), rest.data(), rest.size()) > 0) {}
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-  return text && status == 0 ? std::move(*text) : "";
-}
-
 std::string host_directory(const Export& e, const std::string& root) {
   if (e.from == "~" || e.from.starts_with("~/")) {
     const char* home = std::getenv("HOME");
@@ -126,13 +94,10 @@ const Export* export_of(const Policy& policy, const WorkspacePath& path) {
 std::vector<WorkspacePath> tracked_files(const Policy& policy, const std::string& root) {
   std::vector<WorkspacePath> tracked;
   for (const Export& e : policy.exports) {
-    const std::string names = git_ls_files(host_directory(e, root));
-    for (std::size_t at = 0; at < names.size();) {
-      const std::size_t end = std::min(names.find('\0', at), names.size());
-      const std::string place = e.at.is_root() ? "/" : e.at.bytes() + "/";
-      const auto path = WorkspacePath::parse(place + names.substr(at, end - at));
+    const std::string place = e.at.is_root() ? "/" : e.at.bytes() + "/";
+    for (const std::string& name : container::git_tracked(host_directory(e, root))) {
+      const auto path = WorkspacePath::parse(place + name);
       if (path && export_of(policy, *path) == &e) tracked.push_back(*path);
-      at = end + 1;
     }
   }
   return tracked;

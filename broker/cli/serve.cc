@@ -43,7 +43,8 @@ std::string absolute(const std::string& path, const std::string& cwd) {
 void say(const std::string& words) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
-  std::fprintf(stderr, "fbroker: %s\n", words.c_str());
+  // Where the launcher has a terminal in raw mode a line needs its own return.
+  std::fprintf(stderr, "fbroker: %s%s\n", words.c_str(), ::isatty(STDERR_FILENO) == 1 ? "\r" : "");
 }
 
 int failed(const std::string& words) {

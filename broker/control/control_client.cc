@@ -241,7 +241,7 @@ Answer<ControlClient> ControlClient::find(const std::string& session) {
 
 Answer<ControlClient> ControlClient::find_serving() {
   for (const LiveBroker& broker : live_brokers())
-    if (!broker.embedded) return ControlClient(broker.control);
+    if (!broker.embedded) return ControlClient(broker.control, broker.name);
   return Failure{3, std::string("no broker is serving; ") + kHowToStart, ""};
 }
 

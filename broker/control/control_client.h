@@ -184,7 +184,7 @@ std::vector<LiveBroker> live_brokers();
 // Threads: none shared; each call opens its own connection.
 class ControlClient {
  public:
-  explicit ControlClient(std::string socket) : socket_(std::move(socket)) {}
+  explicit ControlClient(std::string socket, std::string name = "") : socket_(std::move(socket)), name_(std::move(name)) {}
 
   // The broker that has `session`; with "" the only live one.
   // Errors: exit 3 and how to start one when none lives; exit 2 and the names
@@ -194,6 +194,7 @@ class ControlClient {
   static Answer<ControlClient> find_serving();
 
   const std::string& socket() const noexcept { return socket_; }
+  const std::string& name() const noexcept { return name_; }   // the broker's, where it was found
 
   Answer<Session> create_session(const NewSession&) const;
   Answer<Session> session(const std::string& name) const;
@@ -215,7 +216,7 @@ class ControlClient {
                            std::string_view body) const;
 
  private:
-  std::string socket_;
+  std::string socket_, name_;
 };
 
 }  // namespace fbroker::control

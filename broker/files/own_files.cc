@@ -90,8 +90,11 @@ void OwnFiles::scan() const {
     if (!entry.directory) continue;
     std::error_code error;
     using Walk = std::filesystem::recursive_directory_iterator;
-    for (Walk at(entry.host_path, error), end; !error && at != end; at.increment(error))
+    for (Walk at(entry.host_path, error), end; !error && at != end; at.increment(error)) {
       take(at->path().string());
+      // What agents keep there (homes): large, and by its place alone.
+      if (at.depth() == 0 && at->path().filename().native().starts_with('.')) at.disable_recursion_pending();
+    }
   }
 }
 

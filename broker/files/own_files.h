@@ -28,7 +28,8 @@ class OwnFiles {
   // Absolute host paths. They need not exist yet (their nearest existing
   // directory is located, the rest is taken literally).
   void add_file(const std::string& host_path);
-  // The directory and everything that is or comes to be below it.
+  // The directory and everything that is or comes to be below it; below its
+  // entries whose names begin with a dot, by place only.
   void add_directory(const std::string& host_path);
 
   // Counts up with every add: what was computed from paths_in() is then old.

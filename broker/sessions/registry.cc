@@ -82,6 +82,10 @@ Registry::~Registry() {
 
 Result<void> Registry::start() {
   own_files_.add_directory(state_.path());
+  // ATTACK: another broker's log, grants and key, and what a profile shows to
+  //   the next agent, seen through a wide export.
+  own_files_.add_directory(state_root());
+  own_files_.add_directory(config_root());
   own_files_.add_directory(options_.audit_directory);
   own_files_.add_directory(runtime_path());
   if (!options_.audit_head.empty())

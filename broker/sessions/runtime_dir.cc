@@ -62,11 +62,17 @@ std::string runtime_path() {
   return "/tmp/fbroker-" + std::to_string(::geteuid());
 }
 
-std::string state_path(std::string_view broker) {
-  std::string base = environment("XDG_STATE_HOME");
-  if (!base.starts_with('/')) base = home_directory() + "/.local/state";
-  return base + "/fbroker/" + std::string(broker);
+namespace {
+std::string base_directory(const char* variable, const char* below_home) {
+  std::string base = environment(variable);
+  if (!base.starts_with('/')) base = home_directory() + below_home;
+  return base + "/fbroker";
 }
+}  // namespace
+
+std::string state_root() { return base_directory("XDG_STATE_HOME", "/.local/state"); }
+std::string config_root() { return base_directory("XDG_CONFIG_HOME", "/.config"); }
+std::string state_path(std::string_view broker) { return state_root() + "/" + std::string(broker); }
 
 std::string control_socket_path(std::string_view broker) {
   return runtime_path() + "/control/" + std::string(broker) + ".sock";

@@ -19,7 +19,11 @@ namespace fbroker::broker {
 // The base of all sockets; nothing is created. XDG_RUNTIME_DIR counts only when
 // it is absolute and belongs to the effective user (it does not after `sudo`).
 std::string runtime_path();
-// ${XDG_STATE_HOME:-~/.local/state}/fbroker/BROKER; nothing is created.
+// ${XDG_STATE_HOME:-~/.local/state}/fbroker: every broker's state, and agents' homes.
+std::string state_root();
+// ${XDG_CONFIG_HOME:-~/.config}/fbroker: what the person wrote for all brokers.
+std::string config_root();
+// state_root()/BROKER; nothing is created.
 std::string state_path(std::string_view broker);
 std::string control_socket_path(std::string_view broker);
 std::string session_directory_path(std::string_view session);

@@ -88,6 +88,8 @@ void add_init(Argv& argv, const SandboxSpec& spec) {
   if (spec.limits.memory) add_limit(argv, "memory", *spec.limits.memory);
   if (spec.limits.file_size) add_limit(argv, "file-size", *spec.limits.file_size);
   if (spec.status_fd >= 0) add(argv, {"--status-fd", std::to_string(spec.status_fd)});
+  if (!spec.proxy.empty()) add(argv, {"--proxy", spec.proxy});
+  if (spec.publish_fd >= 0) add(argv, {"--publish-fd", std::to_string(spec.publish_fd)});
   if (spec.terminal.wanted) {
     add(argv, {"--console-fd", std::to_string(spec.console_fd), "--size",
                std::to_string(spec.terminal.rows) + "x" + std::to_string(spec.terminal.columns)});

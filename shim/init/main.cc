@@ -1,6 +1,7 @@
 // fbroker-init: a container's first process. Mounts the workspace, starts
-// fbroker-fuse to answer for it, and runs the agent beside them without any
-// capability, in a PID namespace where it can neither see nor signal them.
+// fbroker-fuse to answer for it and the relay to carry its connections, and runs
+// the agent beside them without any capability, in a PID namespace where it can
+// neither see nor signal them.
 //
 // It holds no authority: what it checks is for clear errors. The broker decides.
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <optional>
 #include <string>
 
 #include "container/hardening/capabilities.h"
@@ -20,6 +22,7 @@
 #include "shim/init/agent.h"
 #include "shim/init/options.h"
 #include "shim/init/process.h"
+#include "shim/init/relay_process.h"
 #include "shim/init/terminal.h"
 #include "shim/init/workspace.h"
 
@@ -53,6 +56,7 @@ void block_signals() {
 
 struct Children {
   pid_t file_service;
+  std::optional<pid_t> relay;
   pid_t agent;
 };
 
@@ -79,8 +83,14 @@ int supervise(Children children) {
     int status = 0;
     for (pid_t ended; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
       if (ended == children.agent) {
+        if (children.relay) ::kill(*children.relay, SIGKILL);  // it holds nothing that could be lost
         if (serves) end_file_service(children.file_service);
         return exit_status(status);
+      }
+      if (ended == children.relay) {
+        children.relay.reset();
+        std::fprintf(stderr, "fbroker-init: the relay ended (status %d): no connection in or out is left\n",
+                     exit_status(status));
       }
       if (ended == children.file_service) {
         serves = false;
@@ -107,6 +117,8 @@ int run(int argc, char** argv) {
   if (!device) cannot_start(options, device.error());
   auto file_service = start_file_service(options, std::move(*device));
   if (!file_service) cannot_start(options, file_service.error());
+  auto relay = start_relay(options);
+  if (!relay) cannot_start(options, relay.error());
 
   UniqueFd terminal;
   if (options.console_fd >= 0) {
@@ -125,7 +137,7 @@ int run(int argc, char** argv) {
   ::close(STDIN_FILENO);
   ::close(STDOUT_FILENO);
 
-  const int status = supervise({*file_service, *agent});
+  const int status = supervise({*file_service, *relay, *agent});
   tell(options, "exit " + std::to_string(status));
   return status;
 }

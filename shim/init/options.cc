@@ -12,7 +12,7 @@ namespace {
 
 enum Option : int {
   kSocket = 1, kMount, kDevice, kFuse, kWait, kUid, kGid, kStatusFd, kTty, kConsoleFd,
-  kKeepStderr, kSize, kChdir, kHide, kLimit, kHelp,
+  kKeepStderr, kSize, kChdir, kHide, kLimit, kProxy, kPublishFd, kHelp,
 };
 
 constexpr std::array kOptions{
@@ -31,9 +31,17 @@ constexpr std::array kOptions{
     option{"chdir", required_argument, nullptr, kChdir},
     option{"hide", required_argument, nullptr, kHide},
     option{"limit", required_argument, nullptr, kLimit},
+    option{"proxy", required_argument, nullptr, kProxy},
+    option{"publish-fd", required_argument, nullptr, kPublishFd},
     option{"help", no_argument, nullptr, kHelp},
     option{nullptr, 0, nullptr, 0},
 };
+
+Result<carry::Loopback> loopback(const char* option_name, std::string_view text) {
+  auto at = carry::parse_loopback(text);
+  if (!at) return Error{option_name, at.error().text()};
+  return *at;
+}
 
 struct NamedLimit {
   std::string_view name;
@@ -114,6 +122,11 @@ Result<void> take(int which, const char* text, Options& into) {
       into.limits.push_back(one);
       break;
     }
+    case kProxy: {
+      FBROKER_TRY(into.proxy, loopback("--proxy", text));
+      break;
+    }
+    case kPublishFd: { FBROKER_TRY(into.publish_fd, descriptor("--publish-fd", text)); break; }
     default: return Error{"", usage()};
   }
   return ok;
@@ -125,7 +138,8 @@ std::string usage() {
   return "fbroker-init --socket SOCKET [--mount DIR] [--uid N --gid N] [--tty] [--chdir DIR]\n"
          "             [--fuse FILE] [--device FILE] [--wait SECONDS] [--hide DIR]\n"
          "             [--limit processes|memory|file-size|open-files=N] [--status-fd N]\n"
-         "             [--console-fd N [--keep-stderr] [--size ROWSxCOLUMNS]] -- COMMAND [ARGUMENT]...\n"
+         "             [--console-fd N [--keep-stderr] [--size ROWSxCOLUMNS]]\n"
+         "             [--proxy 127.0.0.1:PORT] [--publish-fd N] -- COMMAND [ARGUMENT]...\n"
          "Shows the broker's files at DIR (/workspace) and runs COMMAND there without any\n"
          "capability. Ends with COMMAND's status; 125: could not start.";
 }

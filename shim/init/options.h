@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "container/carry/loopback.h"
 #include "policy/base/result.h"
 
 namespace fbroker::init {
@@ -35,6 +36,9 @@ struct Options {
   int console_fd = -1;           // make a terminal and send its master here
   bool keep_stderr = false;      // with console_fd: stderr is not the terminal
   unsigned short rows = 0, columns = 0;
+
+  std::optional<carry::Loopback> proxy;  // where the relay listens; none: there is no way out
+  int publish_fd = -1;           // the launcher hands over connections from outside here
 
   std::string chdir;
   std::vector<std::string> hide;  // mounts to detach before the agent starts

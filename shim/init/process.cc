@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -40,6 +41,18 @@ bool keep_only(std::initializer_list<int> descriptors) noexcept {
   for (const int fd : descriptors)
     if (::fcntl(fd, F_SETFD, 0) < 0) return false;
   return true;
+}
+
+bool close_all_but(std::initializer_list<int> descriptors) noexcept {
+  unsigned from = 0;
+  for (;;) {
+    unsigned next = ~0u;  // the lowest that stays, from there on
+    for (const int fd : descriptors)
+      if (fd >= 0 && static_cast<unsigned>(fd) >= from) next = std::min(next, static_cast<unsigned>(fd));
+    if (next != from && ::syscall(SYS_close_range, from, next == ~0u ? next : next - 1, 0u) < 0) return false;
+    if (next == ~0u) return true;
+    from = next + 1;
+  }
 }
 
 }  // namespace fbroker::init

@@ -27,4 +27,8 @@ void reset_signals() noexcept;
 // given descriptors, and no other.
 bool keep_only(std::initializer_list<int> descriptors) noexcept;
 
+// Closes every descriptor but these, for good: for a child that runs no other
+// program, where keep_only would close nothing.
+bool close_all_but(std::initializer_list<int> descriptors) noexcept;
+
 }  // namespace fbroker::init

@@ -27,10 +27,14 @@ const std::map<std::string, std::set<std::string>> kMayInclude{
     {"broker", {"policy/base", "policy", "broker/protocol", "broker/fuse"}},
     {"broker/cli", {"policy/base", "policy", "broker/protocol", "broker", "container"}},
     {"shim/client", {"policy/base", "broker/protocol"}},
-    {"shim/init", {"policy/base", "broker/protocol", "shim/client", "container/hardening"}},
+    {"shim/relay", {"policy/base", "container/carry"}},
+    {"shim/init", {"policy/base", "broker/protocol", "shim/client", "shim/relay", "container/carry",
+                   "container/hardening"}},
     {"shim/fuse", {"policy/base", "broker/protocol", "broker/fuse", "shim/client", "container/hardening"}},
     {"container/hardening", {"policy/base"}},
-    {"container", {"policy/base", "policy", "broker/protocol", "broker", "container/hardening"}},
+    {"container/carry", {"policy/base"}},
+    {"container", {"policy/base", "policy", "broker/protocol", "broker", "container/carry",
+                   "container/hardening"}},
 };
 
 std::string room_of(const std::string& path) {

@@ -68,6 +68,11 @@ class FilesSession {
   }
   void set_rules(std::vector<policy::Rule> rules) { rules_ = std::move(rules), publish(); }
   void set_durability(policy::Durability durability) { durability_ = durability, publish(); }
+  void set_network(std::vector<policy::HostRule> rules, bool offline = false) {
+    network_ = std::move(rules);
+    offline_ = offline;
+    publish();
+  }
   void set_grants(std::vector<policy::Grant> grants) { grants_ = std::move(grants), publish(); }
   void set_exports(std::vector<policy::Export> exports) { exports_ = std::move(exports), publish(); }
 
@@ -144,7 +149,8 @@ class FilesSession {
     table_ = broker::ExportTable::build(input, table_.get()).value();
     auto snapshot = policy::Snapshot::compile({rules_, grants_, generation_});
     if (!snapshot) std::abort();
-    return std::make_shared<const broker::View>(broker::View{*snapshot, table_, durability_});
+    return std::make_shared<const broker::View>(
+        broker::View{*snapshot, table_, durability_, std::make_shared<policy::NetworkRules>(network_, offline_)});
   }
 
   std::vector<policy::Rule> rules_;
@@ -152,6 +158,8 @@ class FilesSession {
   std::vector<policy::Export> exports_;
   std::shared_ptr<const broker::ExportTable> table_;
   policy::Durability durability_ = policy::Durability::normal;
+  std::vector<policy::HostRule> network_;
+  bool offline_ = false;
   std::uint64_t generation_ = 1;
   std::unique_ptr<broker::HostWatch> watch_;
 };

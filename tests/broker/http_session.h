@@ -110,8 +110,9 @@ inline std::string body_of(const std::string& reply) {
 class HttpSession {
  public:
   explicit HttpSession(broker::HttpOptions options = {},
-                       std::vector<policy::Rule> rules = {allow("write", {"/**"})})
-      : files(std::move(rules)), options_(std::move(options)) {
+                       std::vector<policy::Rule> rules = {allow("write", {"/**"})},
+                       broker::EgressOptions egress_options = {})
+      : files(std::move(rules)), egress(*files.context, std::move(egress_options)), options_(std::move(options)) {
     files.tree.mkdir("sockets");
     start();
   }
@@ -128,7 +129,8 @@ class HttpSession {
         *files.service, *files.admissions, files.events,
         [this](const protocol::Caller& caller, const WorkspacePath& path) {
           return files.service->resolve(caller, path.bytes(), true);
-        }};
+        },
+        &egress};
     front = std::move(broker::HttpFront::start(std::move(listener->socket), options_, services)).value();
   }
   void stop() {
@@ -146,6 +148,7 @@ class HttpSession {
   std::string host() const { return files.tree.path("w"); }
 
   FilesSession files;
+  broker::EgressGate egress;
   std::unique_ptr<broker::HttpFront> front;
 
  private:
