@@ -110,7 +110,7 @@ Result<BrokerSession> BrokerSession::open(const SessionRequest& request) {
   opened->serving_broker_ = broker;
   auto session = opened->client_.create_session(
       {.name = name, .root = request.root, .policy = request.policy, .peer_uid = request.peer_uid,
-       .ends_with_caller = true, .hosts = request.hosts, .aliases = request.aliases});
+       .ends_with_caller = true, .hosts = request.hosts, .aliases = request.aliases, .offline = request.offline});
   if (!session) return of(session.error());
   opened->session_ = std::move(*session);
   return opened;

@@ -22,6 +22,7 @@ struct SessionRequest {
   std::string self;                   // the fbroker program, to start a broker with
   std::vector<control::ReachableHost> hosts;                   // beside the policy's own
   std::vector<std::pair<std::string, std::string>> aliases;
+  bool offline = false;
 };
 
 // Ends the session and, where we started it, the broker, at the latest in its

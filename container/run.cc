@@ -332,7 +332,8 @@ Result<int> run(const RunOptions& options) {
                                                           .peer_uid = user.uid,
                                                           .self = programs.self,
                                                           .hosts = materials.hosts,
-                                                          .aliases = aliases}));
+                                                          .aliases = aliases,
+                                                          .offline = options.offline}));
   const control::Session about = session.session();
   auto status = run_in(options, materials, programs, user, session, signals);
   const auto report = session.end();

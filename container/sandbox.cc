@@ -56,7 +56,8 @@ UniqueFd pidfd_of(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pi
 
 // Every descriptor that the backend shall inherit.
 std::vector<int> inherited(const SandboxSpec& spec) {
-  std::vector<int> fds{spec.status_fd, spec.console_fd, spec.publish_fd, spec.info_fd, spec.secrets_fd, spec.block_fd};
+  std::vector<int> fds{spec.status_fd, spec.console_fd, spec.publish_fd,
+                       spec.info_fd,   spec.block_fd,   spec.secrets_fd};
   for (const DataFile& file : spec.files) fds.push_back(file.fd);
   for (const Mount* mount : {&spec.socket_directory, &spec.init_program, &spec.fuse_program})
     fds.push_back(mount->fd);

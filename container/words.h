@@ -11,7 +11,7 @@ namespace fbroker::container {
 // other terminal: fbroker grant PATH --read"
 // `broker`: whose session it is, "" = a broker of its own. `policy`: its file, "" = none.
 struct BannerFacts {
-  std::string workspace, home, broker, policy;
+  std::string workspace, home = {}, broker = {}, policy = {};
   std::size_t tracked_hidden = 0;   // of what is hidden: files that git tracks
 };
 std::string banner(const control::Session& session, const BannerFacts& facts);

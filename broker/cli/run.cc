@@ -52,11 +52,11 @@ void add_run(CLI::App& app, int& status) {
   run->add_option("--name", options->name, "Session's name; it keeps its HOME for the next run");
   run->add_option("--tool", options->tools, "Show a toolchain's directory, read-only (repeatable)")
       ->allow_extra_args(false);
-  add_agent(*run, *options);
   run->add_option("--publish", options->publish,
                   "Lead a port of 127.0.0.1 to one inside: PORT or PORT:PORT-INSIDE (repeatable)")
       ->allow_extra_args(false);
   run->add_flag("--offline", options->offline, "No connection out, whatever the policy allows");
+  add_agent(*run, *options);
   run->add_option("--backend", *backend, "What makes the sandbox")
       ->capture_default_str()->check(CLI::IsMember({"bwrap"}));
   run->add_option("--workspace", options->workspace, "Where the workspace is inside")->capture_default_str();

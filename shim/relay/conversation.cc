@@ -18,13 +18,19 @@ namespace asio = boost::asio;
 using namespace asio::experimental::awaitable_operators;
 constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 
+// In this file no co_await stands in a condition or beside another one: GCC 12.2
+// destroys the wrong things there (`if (!co_await f()) co_return …;` in a
+// coroutine whose result has a destructor ends in a jump to nowhere).
+
 constexpr std::size_t kPiece = 4096;
 constexpr auto kLinger = std::chrono::milliseconds(1000);
 
 asio::awaitable<void> discard(Stream& from) {
   std::array<char, kPiece> buffer;
-  for (;;)
-    if (const auto [error, got] = co_await from.async_read_some(asio::buffer(buffer), kTuple); error) co_return;
+  for (;;) {
+    const auto [error, got] = co_await from.async_read_some(asio::buffer(buffer), kTuple);
+    if (error) co_return;
+  }
 }
 
 // An answer's head and what came with it; empty: there was none.
@@ -45,23 +51,31 @@ asio::awaitable<void> Conversation::run() {
   const bool socks = wanted.language == Language::socks;
 
   auto broker = co_await dial(broker_, limits_.first_bytes);
-  if (!broker || !co_await send(*broker, wanted.request)) {
-    co_await refuse(socks ? request_answer(SocksReply::failure)
-                          : http_answer("502 Bad Gateway", "the broker does not answer"));
+  bool open = false;
+  if (broker) open = co_await send(*broker, wanted.request);
+  if (!open) {
+    const std::string away = socks ? request_answer(SocksReply::failure)
+                                   : http_answer("502 Bad Gateway", "the broker does not answer");
+    co_await refuse(away);
     co_return;
   }
-  if (socks && !co_await granted(*broker)) co_return;
-  co_await carry::both_ways(client_, *broker);
+  if (socks) open = co_await granted(*broker);
+  if (open) co_await carry::both_ways(client_, *broker);
 }
 
 asio::awaitable<std::optional<Conversation::Wanted>> Conversation::begin() {
-  if (!co_await more()) co_return std::nullopt;
-  if (bytes_.front() == kSocks5) co_return co_await begin_socks();
-  if (bytes_.front() == kSocks4) {
-    co_await refuse(socks4_refusal());
-    co_return std::nullopt;
+  std::optional<Wanted> wanted;
+  const bool any = co_await more();
+  if (!any) co_return wanted;
+  if (bytes_.front() == kSocks5) {
+    wanted = co_await begin_socks();
+  } else if (bytes_.front() == kSocks4) {
+    const std::string refusal = socks4_refusal();
+    co_await refuse(refusal);
+  } else {
+    wanted = co_await begin_http();
   }
-  co_return co_await begin_http();
+  co_return wanted;
 }
 
 template <class Message, class Refusal>
@@ -74,36 +88,43 @@ asio::awaitable<Result<Message, Refusal>> Conversation::read(
       bytes_.erase(0, (*parsed)->size);
       co_return std::move(**parsed);
     }
-    if (!co_await more()) co_return Refusal::failure;
+    const bool some = co_await more();
+    if (!some) co_return Refusal::failure;
   }
 }
 
 asio::awaitable<std::optional<Conversation::Wanted>> Conversation::begin_socks() {
+  std::optional<Wanted> wanted;
   const auto greeting = co_await read(&read_greeting);
+  const std::string met = greeting_answer(greeting.has_value());
   if (!greeting) {
-    co_await refuse(greeting_answer(false));
-    co_return std::nullopt;
+    co_await refuse(met);
+    co_return wanted;
   }
-  if (!co_await send(client_, greeting_answer(true))) co_return std::nullopt;
+  co_await send(client_, met);
   const auto request = co_await read(&read_request);
   if (!request) {
-    co_await refuse(request_answer(request.error()));
-    co_return std::nullopt;
+    const std::string refusal = request_answer(request.error());
+    co_await refuse(refusal);
+    co_return wanted;
   }
-  co_return Wanted{Language::socks, connect_request(request->authority)};
+  wanted = Wanted{Language::socks, connect_request(request->authority)};
+  co_return wanted;
 }
 
 asio::awaitable<std::optional<Conversation::Wanted>> Conversation::begin_http() {
-  std::size_t end;
-  while ((end = bytes_.find('\n')) == bytes_.npos)
-    if (!co_await more()) break;
+  std::optional<Wanted> wanted;
+  bool some = true;
+  while (some && bytes_.find('\n') == bytes_.npos) some = co_await more();
+  const std::size_t end = bytes_.find('\n');
   const bool whole = end != bytes_.npos && end > 0 && bytes_[end - 1] == '\r';
   const auto line = check_request_line(whole ? std::string_view(bytes_).substr(0, end - 1) : "");
   if (!line) {
     co_await refuse(line.error());
-    co_return std::nullopt;
+    co_return wanted;
   }
-  co_return Wanted{Language::http, std::move(bytes_)};
+  wanted = Wanted{Language::http, std::move(bytes_)};
+  co_return wanted;
 }
 
 asio::awaitable<bool> Conversation::granted(Stream& broker) {
@@ -111,12 +132,15 @@ asio::awaitable<bool> Conversation::granted(Stream& broker) {
   const std::string head = answered.index() == 0 ? std::move(std::get<0>(answered)) : "";
   const SocksReply reply = reply_for(head);
   if (reply != SocksReply::granted) {
-    co_await refuse(request_answer(reply));
+    const std::string refusal = request_answer(reply);
+    co_await refuse(refusal);
     co_return false;
   }
   // What the server said already, and what the client did not wait to say.
-  const std::string rest = head.substr(head.find("\r\n\r\n") + 4);
-  co_return co_await send(client_, request_answer(reply) + rest) && co_await send(broker, bytes_);
+  const std::string first = request_answer(reply) + head.substr(head.find("\r\n\r\n") + 4);
+  bool sent = co_await send(client_, first);
+  if (sent) sent = co_await send(broker, bytes_);
+  co_return sent;
 }
 
 asio::awaitable<bool> Conversation::more() {
@@ -136,7 +160,7 @@ asio::awaitable<bool> Conversation::send(Stream& to, std::string_view text) {
 
 // Closing a socket that has unread bytes resets the connection, and the answer
 // with it: they are taken first, for a while.
-asio::awaitable<void> Conversation::refuse(std::string answer) {
+asio::awaitable<void> Conversation::refuse(const std::string& answer) {
   co_await send(client_, answer);
   boost::system::error_code ignored;
   client_.shutdown(Stream::shutdown_send, ignored);

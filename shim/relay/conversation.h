@@ -37,7 +37,7 @@ class Conversation {
 
   boost::asio::awaitable<bool> more();   // false: the end, or bytes_ is full
   boost::asio::awaitable<bool> send(Stream& to, std::string_view text);
-  boost::asio::awaitable<void> refuse(std::string answer);
+  boost::asio::awaitable<void> refuse(const std::string& answer);
 
   Stream client_;
   Endpoint broker_;

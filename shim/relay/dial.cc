@@ -15,13 +15,20 @@ constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr auto kPause = std::chrono::milliseconds(20);
 
 asio::awaitable<std::optional<Stream>> try_until_connected(Endpoint to) {
+  std::optional<Stream> connected;
   for (;;) {
     Stream stream(co_await asio::this_coro::executor);
     const auto [error] = co_await stream.async_connect(to, kTuple);
-    if (!error) co_return std::optional(std::move(stream));
-    // A Unix listener whose backlog is full answers EAGAIN, which Asio calls
-    // no_buffer_space; and nothing tells when there is room.
-    if (error != asio::error::no_buffer_space) co_return std::nullopt;
+    if (error) co_return connected;
+    // A Unix listener whose backlog is full answers EAGAIN, which Asio takes for
+    // "in progress", and the socket, which is writable, for connected. Nothing
+    // tells when there is room.
+    boost::system::error_code alone;
+    stream.remote_endpoint(alone);
+    if (!alone) {
+      connected = std::move(stream);
+      co_return connected;
+    }
     co_await after(kPause);
   }
 }
@@ -36,8 +43,9 @@ asio::awaitable<void> after(std::chrono::milliseconds time) {
 asio::awaitable<std::optional<Stream>> dial(Endpoint to, std::chrono::milliseconds bound) {
   using namespace asio::experimental::awaitable_operators;
   auto first = co_await (try_until_connected(std::move(to)) || after(bound));
-  if (first.index() != 0) co_return std::nullopt;
-  co_return std::move(std::get<0>(first));
+  std::optional<Stream> connected;
+  if (first.index() == 0) connected = std::move(std::get<0>(first));
+  co_return connected;
 }
 
 }  // namespace fbroker::relay

@@ -128,6 +128,15 @@ TEST(BwrapArgv, ATerminalIsMadeInsideWithItsSize) {
   EXPECT_TRUE(has(bwrap_argv(spec), {"--console-fd", "14", "--size", "24x80", "--keep-stderr"}));
 }
 
+TEST(BwrapArgv, TheRelayIsAskedForOnlyWhenItIsWanted) {
+  SandboxSpec spec = small();
+  EXPECT_FALSE(has(bwrap_argv(spec), {"--proxy"}));
+  EXPECT_FALSE(has(bwrap_argv(spec), {"--publish-fd"}));
+  spec.proxy = "127.0.0.1:3128";
+  spec.publish_fd = 15;
+  EXPECT_TRUE(has(bwrap_argv(spec), {"--proxy", "127.0.0.1:3128", "--publish-fd", "15", "--", "bash"}));
+}
+
 TEST(BwrapArgv, LimitsReachTheFirstProcess) {
   SandboxSpec spec = small();
   spec.limits = {.processes = 64, .memory = 1u << 30, .file_size = 4096};

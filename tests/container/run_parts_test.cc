@@ -91,6 +91,21 @@ TEST(Environment, OnlyTerminalLanguageAndZoneAreKept) {
   EXPECT_EQ(inside, expected);
 }
 
+TEST(Environment, TheProxyIsNamedWhereThereIsOne) {
+  SandboxSpec spec;
+  spec.proxy = "127.0.0.1:3128";
+  const auto pairs = environment_inside(nullptr, spec, {});
+  const std::map<std::string, std::string> inside(pairs.begin(), pairs.end());
+  EXPECT_EQ(inside.size(), pairs.size()) << "each name once";
+  for (const char* name : {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+                           "GIT_CONFIG_VALUE_0"})
+    EXPECT_EQ(inside.at(name), "http://127.0.0.1:3128") << name;
+  for (const char* name : {"NO_PROXY", "no_proxy"}) EXPECT_EQ(inside.at(name), "localhost,127.0.0.1,::1");
+  EXPECT_EQ(inside.at("NODE_USE_ENV_PROXY"), "1");
+  EXPECT_EQ(inside.at("GIT_CONFIG_COUNT"), "1");
+  EXPECT_EQ(inside.at("GIT_CONFIG_KEY_0"), "http.proxy");
+}
+
 TEST(HostSystem, ShowsNothingSecretAndNothingOfThePerson) {
   SandboxSpec spec;
   add_host_system(spec);
@@ -120,9 +135,34 @@ control::Session example() {
 }
 
 TEST(Banner, SaysWhatIsThereWhatIsHiddenAndWhatToDo) {
-  EXPECT_EQ(banner(example(), "/workspace", "/home/alice"),
+  EXPECT_EQ(banner(example(), {.workspace = "/workspace", .home = "/home/alice"}),
             "session web-1 · /workspace = ~/web (rw), /workspace/docs = /srv/docs (ro) · "
             "4 hidden: .env, a.pem, b.pem … · network none · other terminal: fbroker grant PATH --read\n");
+}
+
+TEST(Banner, NamesTheBrokerThePolicyTheNetworkAndWhatGitTracks) {
+  control::Session session = example();
+  session.network = {"a.example", "*.b.example", "c.example:8443", "d.example"};
+  const std::string text = banner(session, {.workspace = "/w", .home = "/home/alice", .broker = "default",
+                                            .policy = "/home/alice/p.json", .tracked_hidden = 1});
+  EXPECT_NE(text.find("session web-1 on broker default · /w = ~/web (rw), /w/docs = /srv/docs (ro) by ~/p.json · 4 hidden"),
+            std::string::npos) << text;
+  EXPECT_NE(text.find(" · network a.example, *.b.example, c.example:8443 … · other terminal: fbroker grant -s web-1 PATH"),
+            std::string::npos) << text;
+  EXPECT_NE(text.find("\n  git tracks 1 file that is hidden: "), std::string::npos) << text;
+  session.offline = true;
+  EXPECT_NE(banner(session, {.workspace = "/w"}).find("network offline"), std::string::npos);
+}
+
+TEST(EndReport, TellsWhatWentThroughTheGate) {
+  control::Report report;
+  report.connections = 2;
+  report.received = 2048;
+  report.sent = 100;
+  report.refused = {{2, "connect", "a.example:443", "default", "fbroker grant --domain a.example --for 15m"}};
+  EXPECT_EQ(end_report(example(), report),
+            "session web-1 ended · 0 files read (0 B) · 0 changes (0 B written) · 2 connections (2.0 KiB in, 100 B out) · refused:\n"
+            "  refused 2× connect a.example:443 (default) → fbroker grant --domain a.example --for 15m\n");
 }
 
 TEST(EndReport, NamesEachRefusalWithItsRuleAndTheCommandThatLiftsIt) {

@@ -175,7 +175,7 @@ TEST_P(EgressWorld, WithoutRulesAndWithOfflineNothingIsReached) {
   for (const std::vector<std::string>& options : {std::vector<std::string>{}, {"--policy", "p.json", "--offline"}}) {
     const Output output = inside("curl -sk https://api.example.com/; curl -s http://inside.local:8080/; env | grep -ci proxy", options);
     EXPECT_FALSE(has(output.out, "\"line\""));
-    if (!options.empty()) EXPECT_EQ(output.out, "0\n");
+    if (!options.empty()) { EXPECT_EQ(output.out, "0\n"); }
   }
   EXPECT_EQ(world_->connections(), 0u);
   EXPECT_TRUE(world_->events("question").empty());

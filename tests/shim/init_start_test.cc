@@ -46,6 +46,10 @@ INSTANTIATE_TEST_SUITE_P(, InitRefuses, testing::Values(
     Wrong{"UnknownLimit", {"--socket", "/s", "--limit", "cpu=3"}, "processes=N"},
     Wrong{"TwoTerminals", {"--socket", "/s", "--tty", "--console-fd", "3"}, "not both"},
     Wrong{"BadSize", {"--socket", "/s", "--size", "24"}, "ROWSxCOLUMNS"},
+    Wrong{"ProxyForEverybody", {"--socket", "/s", "--proxy", "0.0.0.0:3128"}, "127.0.0.1:PORT"},
+    Wrong{"ProxyWithoutPort", {"--socket", "/s", "--proxy", "127.0.0.1"}, "127.0.0.1:PORT"},
+    Wrong{"ProxyPortTooLarge", {"--socket", "/s", "--proxy", "127.0.0.1:70000"}, "1 to 65535"},
+    Wrong{"PublishFdIsNoNumber", {"--socket", "/s", "--publish-fd", "x"}, "expected a number"},
     Wrong{"NoDevice", {"--socket", "/s", "--device", "/nonexistent"}, "--device /dev/fuse"},
     Wrong{"NotTheFuseDevice", {"--socket", "/s", "--device", "/dev/null", "--mount", "/tmp"}, "cannot mount"}),
     [](const auto& wrong) { return std::string(wrong.param.name); });
