@@ -22,6 +22,7 @@ struct RunOptions {
   std::vector<std::string> domains;    // reachable beside the policy's own
   std::vector<std::string> aliases;    // NAME:PORT=ADDRESS:PORT
   std::string workspace = "/workspace";
+  std::vector<std::string> publish;    // as the person wrote them
   bool offline = false;                // nothing inside reaches any host, whatever a policy allows
   Limits limits;
   bool quiet = false;                  // neither banner nor end report
