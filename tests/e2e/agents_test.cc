@@ -217,6 +217,13 @@ TEST_P(Agents, ALoginThatIsALinkOrMissingStopsTheRun) {
   const Output link = agent({"demo", "--share-login"}, {"touch", "started"});
   EXPECT_EQ(link.status, 125);
   EXPECT_TRUE(has(link.err, "auth.json is a symbolic link")) << link.err;
+  if (GetParam() == "ordinary") {
+    fs::remove(home.path() / ".demo/auth.json");
+    std::ofstream(home.path() / ".demo/auth.json") << "another's";   // root's, and readable
+    const Output others = agent({"demo", "--share-login"}, {"touch", "started"});
+    EXPECT_EQ(others.status, 125);
+    EXPECT_TRUE(has(others.err, "belongs to uid 0, not to us")) << others.err;
+  }
   EXPECT_FALSE(fs::exists(home.project() / "started"));
   EXPECT_EQ(run({program(), "run", "--share-login", "--", "true"}, as()).status, 125);
 }
