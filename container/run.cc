@@ -187,6 +187,10 @@ Result<void> add_command(Materials& materials, const RunOptions& options, const 
   // The person's --env comes last and wins.
   spec.secrets.insert(spec.secrets.begin(), agent.passed.begin(), agent.passed.end());
   add_program(materials, agent.program);
+  for (const auto& [file, text] : agent.profile.settings) {
+    FBROKER_TRY(UniqueFd content, file_of(file, text));
+    spec.files.push_back({.fd = materials.keep(std::move(content)), .at = std::string(agents::kSettingsInside) + "/" + file});
+  }
   FBROKER_TRY_VOID(add_state(materials, options, agent, user));
   spec.environment = agent.profile.set;
   return ok;

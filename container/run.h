@@ -21,8 +21,8 @@ struct RunOptions {
   std::vector<std::string> env;        // NAME, NAME=VALUE
   std::vector<std::string> domains;    // reachable beside the policy's own
   std::vector<std::string> aliases;    // NAME:PORT=ADDRESS:PORT
-  std::vector<std::string> publish;    // ADDRESS:PORT of the host, led into the sandbox
   std::string workspace = "/workspace";
+  std::vector<std::string> publish;    // as the person wrote them
   bool offline = false;                // nothing inside reaches any host, whatever a policy allows
   Limits limits;
   bool quiet = false;                  // neither banner nor end report

@@ -49,12 +49,15 @@ json described(const agents::Profile& profile, const agents::Person& person) {
   const std::string found = agents::find_program(profile.program, person);
   json set = json::object();
   for (const auto& [name, value] : profile.set) set[name] = value;
+  json settings = json::object();
+  for (const auto& [file, text] : profile.settings) settings[file] = json::parse(text);
   return {{"name", profile.name},
           {"title", profile.title},
           {"installed", found.empty() ? json() : json(shown(found))},
           {"install", profile.install},
           {"state", profile.state},
           {"state_kept", has_state(profile)},
+          {"settings", settings},
           {"domains", profile.domains},
           {"login", {{"files", profile.login.files}, {"domains", profile.login.domains}, {"callback", profile.login.callback}}},
           {"environment", {{"pass", profile.pass}, {"set", set}}},
@@ -140,6 +143,8 @@ int print_one(const std::string& name, bool as_json) {
   std::vector<std::string> set;
   for (const auto& [variable, value] : profile->set) set.push_back(variable + "=" + value);
   print_list("sets", set, "no variable");
+  for (const auto& [file, text] : profile->settings)
+    print_list("settings", {std::string(agents::kSettingsInside) + "/" + file + " " + json::parse(text).dump()}, "");
   print_list("reaches", profile->domains, "no domain");
   if (!profile->login.domains.empty()) print_list("to log in", profile->login.domains, "");
   if (!profile->notes.empty()) print_list("notes", profile->notes, "");

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -65,7 +64,6 @@ Result<std::string> read_all(int fd, const std::string& path) {
 // Nothing when the person has none of that name.
 Result<std::optional<Profile>> load_own(const std::string& name, const std::string& workspace_root) {
   const std::string directory = own_profiles_directory();
-  if (directory.empty()) return std::optional<Profile>();
   const std::string path = directory + "/" + name + ".json";
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd && (errno == ENOENT || errno == ENOTDIR)) return std::optional<Profile>();
@@ -94,10 +92,7 @@ Error unknown(const std::string& name) {
 }  // namespace
 
 std::string own_profiles_directory() {
-  const char* given = std::getenv("XDG_CONFIG_HOME");
-  if (given != nullptr && *given == '/') return std::string(given) + "/fbroker/agents";
-  const std::string home = broker::home_directory();
-  return home.empty() ? "" : home + "/.config/fbroker/agents";
+  return broker::config_root() + "/agents";
 }
 
 std::vector<std::string> profile_names() {

@@ -12,7 +12,7 @@
 
 namespace fbroker::container::agents {
 
-// Where a person's own profiles lie; "" = there is no home directory.
+// Where a person's own profiles lie.
 std::string own_profiles_directory();
 
 // Sorted, each once.

@@ -105,8 +105,9 @@ std::string words_for(const Agent& agent, const std::string& state, const RunOpt
                      (agent.passed.empty() ? "" : " · passed on: " + names_of(agent.passed)) + "\n";
   if (!needs_login(agent, state)) return text;
   const std::string& callback = agent.profile.login.callback;
+  const std::string port = callback.substr(callback.rfind(':') + 1);
   const bool published = std::any_of(options.publish.begin(), options.publish.end(),
-                                     [&](const std::string& one) { return one.ends_with(callback); });
+                                     [&](const std::string& one) { return one.find(port) != one.npos; });
   text += "  no login is kept: --share-login copies yours, or log in inside";
   if (!callback.empty() && !published) text += " (login: use --publish " + callback + ")";
   return text + "\n";

@@ -140,7 +140,7 @@ Program read_program(const JsonValue& object) {
   return program;
 }
 
-Profile read(const JsonValue& root) {
+Profile read(std::string_view text, const JsonValue& root) {
   Profile profile;
   profile.name = text_at(root, "name");
   profile.title = text_at(root, "title");
@@ -153,6 +153,11 @@ Profile read(const JsonValue& root) {
     profile.pass = strings_at(*environment, "pass");
     if (const JsonValue* set = environment->find("set"); set != nullptr)
       for (const JsonValue::Member& member : set->members) profile.set.emplace_back(member.key, member.value.string);
+  }
+  if (const JsonValue* settings = root.find("settings"); settings != nullptr) {
+    const json parsed = json::parse(text, nullptr, false);
+    for (const JsonValue::Member& member : settings->members)
+      profile.settings.emplace_back(member.key, parsed["settings"][member.key].dump(2) + "\n");
   }
   profile.domains = strings_at(root, "domains");
   profile.notes = strings_at(root, "notes");
@@ -169,6 +174,13 @@ void each(const JsonValue& root, std::string_view object, std::string_view key, 
   if (list == nullptr) return;
   for (const JsonValue& item : list->items)
     if (std::string wrong = check(item.string); !wrong.empty()) findings.add(item.offset, item.pointer, wrong);
+}
+
+template <class Check>
+void each_key(const JsonValue* object, Findings& findings, Check check) {
+  if (object == nullptr) return;
+  for (const JsonValue::Member& member : object->members)
+    if (std::string wrong = check(member.key); !wrong.empty()) findings.add(member.offset, member.value.pointer, wrong);
 }
 
 bool plain_components(std::string_view path) {
@@ -209,6 +221,12 @@ std::string wrong_domain(const std::string& domain) {
   return parsed ? "" : parsed.error().text();
 }
 
+std::string wrong_settings_name(const std::string& name) {
+  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz0123456789.-";
+  const bool fine = !name.empty() && name.size() <= 64 && name.front() != '.' && name.find_first_not_of(kLetters) == name.npos;
+  return fine ? "" : "expected a file's name of lower case letters, digits, \".\" and \"-\"";
+}
+
 std::string wrong_variable(const std::string& name) {
   const std::string why = why_no_variable(name);
   return why.empty() ? "" : policy::in_quotes(name) + " " + why;
@@ -227,11 +245,8 @@ void check_meaning(const JsonValue& root, const Profile& profile, const std::str
   each(root, "", "domains", findings, wrong_domain);
   each(root, "environment", "pass", findings, wrong_variable);
   const JsonValue* environment = root.find("environment");
-  const JsonValue* set = environment == nullptr ? nullptr : environment->find("set");
-  if (set == nullptr) return;
-  for (const JsonValue::Member& member : set->members)
-    if (const std::string wrong = wrong_variable(member.key); !wrong.empty())
-      findings.add(member.offset, member.value.pointer, wrong);
+  each_key(environment == nullptr ? nullptr : environment->find("set"), findings, wrong_variable);
+  each_key(root.find("settings"), findings, wrong_settings_name);
 }
 
 Error as_error(Findings& findings) {
@@ -252,7 +267,7 @@ Result<Profile> parse_profile(std::string_view text, const std::string& file) {
   else
     check_schema(text, root, findings);
   if (!findings.empty()) return as_error(findings);
-  Profile profile = read(root);
+  Profile profile = read(text, root);
   check_meaning(root, profile, file, findings);
   if (!findings.empty()) return as_error(findings);
   return profile;

@@ -18,6 +18,8 @@ inline constexpr std::size_t kMaxProfileBytes = 64 * 1024;
 
 // Where HOME is inside; profiles name it in values.
 inline constexpr char kHomeInside[] = "/home/agent";
+// Where its files of settings lie inside.
+inline constexpr char kSettingsInside[] = "/etc/agent";
 
 struct Program {
   std::vector<std::string> names;        // looked up in PATH, in this order
@@ -46,6 +48,9 @@ struct Profile {
   Login login;
   std::vector<std::string> pass;         // variables of the person's, by name
   std::vector<std::pair<std::string, std::string>> set;
+  // Files of settings, read-only in kSettingsInside: name and JSON text. For
+  // what no variable turns off.
+  std::vector<std::pair<std::string, std::string>> settings;
   std::vector<std::string> domains;
   std::vector<std::string> notes;
   std::string origin;                    // the file it came from; "" = shipped

@@ -96,6 +96,7 @@ TEST(AgentProfile, AllOfItIsRead) {
   all["state"] = {".demo", ".config/demo"};
   all["login"] = {{"files", {".demo/auth.json"}}, {"domains", {"login.example.com"}}, {"callback", "127.0.0.1:1455"}};
   all["environment"] = {{"pass", {"DEMO_KEY"}}, {"set", {{"DEMO_TELEMETRY", "0"}}}};
+  all["settings"] = {{"demo.json", {{"telemetry", false}}}};
   all["domains"] = {"api.example.com", "*.example.org:8443"};
   all["notes"] = {"A note."};
   const auto profile = parse_profile(all.dump(), "/x/demo.json");
@@ -110,6 +111,9 @@ TEST(AgentProfile, AllOfItIsRead) {
   EXPECT_EQ(profile->login.callback, "127.0.0.1:1455");
   EXPECT_THAT(profile->pass, ElementsAre("DEMO_KEY"));
   EXPECT_THAT(profile->set, ElementsAre(std::pair<std::string, std::string>("DEMO_TELEMETRY", "0")));
+  ASSERT_EQ(profile->settings.size(), 1u);
+  EXPECT_EQ(profile->settings[0].first, "demo.json");
+  EXPECT_EQ(json::parse(profile->settings[0].second), json::parse(R"({"telemetry": false})"));
   EXPECT_THAT(profile->domains, ElementsAre("api.example.com", "*.example.org:8443"));
   EXPECT_TRUE(parse_profile(smallest().dump(), "demo.json"));
 }
@@ -160,6 +164,8 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"LoaderVariable", "/environment", json{{"set", {{"LD_PRELOAD", "/x.so"}}}}, "are loaded"},
         Mistake{"OurOwnVariable", "/environment", json{{"pass", {"FBROKER_CONTROL"}}}, "belongs to fbroker"},
         Mistake{"NoVariable", "/environment", json{{"pass", {"A=B"}}}, "expected a variable's name"},
+        Mistake{"SettingsThatClimb", "/settings", json{{"../passwd", json::object()}}, "expected a file's name"},
+        Mistake{"SettingsThatAreNoObject", "/settings", json{{"demo.json", "x"}}, "an object: the file's JSON text"},
         Mistake{"NodeOfNoVersion", "/program/node", 0, "least major version"}),
     [](const auto& at) { return at.param.name; });
 

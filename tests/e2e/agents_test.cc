@@ -32,6 +32,7 @@ constexpr char kProfile[] = R"({
   "state": [".NAME", ".config/NAME"],
   "login": {"files": [".NAME/auth.json"], "domains": ["login.demo.example"], "callback": "127.0.0.1:1455"},
   "environment": {"pass": ["DEMO_KEY", "DEMO_URL"], "set": {"DEMO_TELEMETRY": "0"}},
+  "settings": {"demo.json": {"telemetry": false}},
   "domains": ["api.demo.example"]
 })";
 
@@ -89,6 +90,11 @@ TEST_P(Agents, RunWithTheirArgumentsAndGiveTheirStatus) {
   home.write("a", "text");
   EXPECT_EQ(demo("cat a; echo changed >b").out, "text\n");
   EXPECT_EQ(home.shell("cat b").out, "changed\n");
+}
+
+TEST_P(Agents, FindTheirSettingsAndCannotChangeThem) {
+  const Output output = demo("cat /etc/agent/demo.json; echo x >>/etc/agent/demo.json || echo refused; ls -A /etc/agent");
+  EXPECT_EQ(output.out, "{\n  \"telemetry\": false\n}\nrefused\ndemo.json\n") << output.err;
 }
 
 TEST_P(Agents, NeedNoCommand) {
@@ -211,6 +217,13 @@ TEST_P(Agents, ALoginThatIsALinkOrMissingStopsTheRun) {
   const Output link = agent({"demo", "--share-login"}, {"touch", "started"});
   EXPECT_EQ(link.status, 125);
   EXPECT_TRUE(has(link.err, "auth.json is a symbolic link")) << link.err;
+  if (GetParam() == "ordinary") {
+    fs::remove(home.path() / ".demo/auth.json");
+    std::ofstream(home.path() / ".demo/auth.json") << "another's";   // root's, and readable
+    const Output others = agent({"demo", "--share-login"}, {"touch", "started"});
+    EXPECT_EQ(others.status, 125);
+    EXPECT_TRUE(has(others.err, "belongs to uid 0, not to us")) << others.err;
+  }
   EXPECT_FALSE(fs::exists(home.project() / "started"));
   EXPECT_EQ(run({program(), "run", "--share-login", "--", "true"}, as()).status, 125);
 }
