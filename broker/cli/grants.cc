@@ -94,9 +94,9 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
   const bool drained = answer.value("drained", false), acknowledged = answer.value("acknowledged", false);
   if (!revoked.ended.empty()) std::printf("ended: %s\n", ids(revoked.ended).c_str());
   if (!revoked.denied.empty())
-    std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), words(revoked.overruled, ", ").c_str());
+    std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), shown(words(revoked.overruled, ", ")).c_str());
   for (const json& lifted : answer.value("lifted", json::array()))
-    std::printf("taken back: %s; the policy's rules hold there again\n", lifted.value("id", "").c_str());
+    std::printf("taken back: %s; the policy's rules hold there again\n", shown(lifted.value("id", "")).c_str());
   if (revoked.ended.empty() && revoked.denied.empty() && answer.value("lifted", json::array()).empty())
     std::printf("nothing was accessible\n");
   if (const auto cut = answer.value("tunnels_cut", 0); cut > 0)
@@ -109,7 +109,7 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
                          "were cut. What it had read lies with it until its container is stopped\n");
   if (!drained) std::fprintf(stderr, "an operation still hangs in the kernel; its client was cut off\n");
   if (!revoked.recorded)
-    std::fprintf(stderr, "revoked, not recorded: %s\n", answer.value("not_recorded", "").c_str());
+    std::fprintf(stderr, "revoked, not recorded: %s\n", shown(answer.value("not_recorded", "")).c_str());
   return verdict_on(revoked, answer);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 
 namespace fbroker::cli {
@@ -21,7 +22,7 @@ void add_limits(CLI::App& run, container::Limits& limits) {
 int launch(const container::RunOptions& options) {
   const auto status = container::run(options);
   if (status) return *status;
-  std::fprintf(stderr, "fbroker run: %s\n", status.error().text().c_str());
+  std::fprintf(stderr, "fbroker run: %s\n", printable_words(status.error().text()).c_str());
   return kLauncherFailed;
 }
 

@@ -35,7 +35,10 @@ bool seen(code_point point) {
 
 }  // namespace
 
-std::string printable(std::string_view bytes) {
+namespace {
+
+// `composed`: words of ours with names in them, over several lines perhaps.
+std::string printable(std::string_view bytes, bool composed) {
   std::string out;
   char escape[16];
   const char* at = bytes.data();
@@ -45,7 +48,9 @@ std::string printable(std::string_view bytes) {
     const code_point point = Utf8::decode(at, end);
     const bool valid = point != boost::locale::utf::illegal && point != boost::locale::utf::incomplete;
     if (!valid) at = start + 1;
-    if (valid && point == '\\') {
+    if (valid && composed && (point == '\\' || point == '\n')) {
+      out.append(start, at);
+    } else if (valid && point == '\\') {
       out += "\\\\";
     } else if (valid && seen(point)) {
       out.append(start, at);
@@ -59,6 +64,11 @@ std::string printable(std::string_view bytes) {
   }
   return out;
 }
+
+}  // namespace
+
+std::string printable(std::string_view bytes) { return printable(bytes, false); }
+std::string printable_words(std::string_view text) { return printable(text, true); }
 
 std::size_t columns_of(std::string_view text) {
   std::size_t columns = 0;
