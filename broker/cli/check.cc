@@ -71,7 +71,7 @@ int check_offline(const CheckOptions& options, const std::string& cwd) {
   const auto decision = (*snapshot)->decide(placed->path);
   const auto words = options.as_json ? policy::explain_json(**snapshot, placed->path, *operation, decision)
                                      : policy::explain_text(**snapshot, placed->path, *operation, decision);
-  std::printf("%s\n", options.as_json ? words.c_str() : printable_words(words).c_str());
+  std::printf("%s\n", (options.as_json ? printable_json(words) : printable_words(words)).c_str());
   return status_of(std::string(policy::name_of(decision.of(*operation).effect)));
 }
 
@@ -86,7 +86,7 @@ int check(const CheckOptions& options) {
   if (!checked) return told(checked.error(), options.as_json);
   const auto answer = nlohmann::json::parse(checked->json, nullptr, false);
   const std::string words = answer.is_object() ? answer.value("words", "") : "";
-  if (options.as_json) std::printf("%s\n", checked->json.c_str());
+  if (options.as_json) std::printf("%s\n", printable_json(checked->json).c_str());
   else if (!words.empty()) std::printf("%s\n", printable_words(words).c_str());
   else std::printf("%s: %s (%s)%s\n", checked->decision.c_str(), shown(checked->path).c_str(), shown(checked->because).c_str(),
                    workspace_hint(options.path).c_str());

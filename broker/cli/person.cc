@@ -17,7 +17,7 @@ std::string current_directory() {
 }
 
 int told(const control::Failure& failure, bool json) {
-  if (json && !failure.json.empty()) std::printf("%s\n", failure.json.c_str());
+  if (json && !failure.json.empty()) std::printf("%s\n", printable_json(failure.json).c_str());
   else std::fprintf(stderr, "fbroker: %s\n", printable_words(failure.what).c_str());
   return failure.exit;
 }

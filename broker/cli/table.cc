@@ -70,6 +70,32 @@ std::string printable(std::string_view bytes, bool composed) {
 std::string printable(std::string_view bytes) { return printable(bytes, false); }
 std::string printable_words(std::string_view text) { return printable(text, true); }
 
+// Such bytes are parts of strings there and nothing else.
+std::string printable_json(std::string_view json) {
+  std::string out;
+  char escape[16];
+  const char* at = json.data();
+  const char* const end = at + json.size();
+  while (at != end) {
+    const char* const start = at;
+    const code_point point = Utf8::decode(at, end);
+    if (point == boost::locale::utf::illegal || point == boost::locale::utf::incomplete) {
+      at = start + 1;
+      out += "\\ufffd";
+    } else if (point == '\n' || seen(point)) {
+      out.append(start, at);
+    } else if (point < 0x10000) {
+      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(point));
+      out += escape;
+    } else {
+      const unsigned rest = static_cast<unsigned>(point) - 0x10000;
+      std::snprintf(escape, sizeof escape, "\\u%04x\\u%04x", 0xd800 + (rest >> 10), 0xdc00 + (rest & 0x3ff));
+      out += escape;
+    }
+  }
+  return out;
+}
+
 std::size_t columns_of(std::string_view text) {
   std::size_t columns = 0;
   const char* at = text.data();

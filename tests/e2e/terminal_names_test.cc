@@ -16,7 +16,7 @@ TEST(TerminalNames, NoVerbPrintsAControlOrTurningCharacterOfAnAgentsName) {
   std::string said;
   for (const std::vector<std::string>& verb :
        {std::vector<std::string>{"grant", "a/f", "--for", "1s"}, {"grants"}, {"check", "a/f", "read"}, {"revoke", "a"},
-        {"grants"}, {"check", "a/f", "read"}, {"grant", "a/g"}, {"policy", "show", "a/f"}}) {
+        {"grants"}, {"check", "a/f", "read"}, {"grant", "a/g"}, {"grants", "--json"}, {"revoke", "a", "--json"}, {"status", "--json"}, {"policy", "show", "a/f"}}) {
     const Output output = home.fbroker(verb);
     said += output.out + output.err;
   }
