@@ -107,6 +107,8 @@ std::vector<BaseRule> guards() {
             {"**/.git/*"}),
       guard("hg", "mercurial on the host would run it",
             {"**/.hg/hgrc", "**/.hg/hgrc-not-shared", "**/.hg/sharedpath"}),
+      guard("jj", "jj on the host would run it",
+            {"**/.jj/repo/config.toml", "**/.jj/workspace-config.toml", "**/.jj/config.toml"}),
       guard("husky", "git on the host would run it",
             {"**/.husky", "**/.githooks", "**/lefthook.yml", "**/.lefthook.yml",
              "**/lefthook-local.yml", "**/.pre-commit-config.yaml", "**/.overcommit.yml"}),
@@ -130,7 +132,16 @@ std::vector<BaseRule> guards() {
              "**/.claude/plugins", "**/.cursor/mcp.json", "**/.cursor/hooks.json",
              "**/.cursor/cli.json", "**/.codex", "**/.gemini", "**/.continue", "**/.windsurf",
              "**/.roo/mcp.json", "**/.opencode", "**/opencode.json", "**/opencode.jsonc",
+             "**/.qwen", "**/.kiro", "**/.factory", "**/.amazonq", "**/.junie", "**/.trae",
+             "**/.kilocode/mcp.json", "**/.crush.json", "**/crush.json", "**/.goose",
              "**/.aider.conf.yml", "**/.goosehints", "**/agent-permissions.json"}),
+      // Where there is no such folder yet the session would make it, and what a
+      // session made has no guards: its settings.json would be the agent's to
+      // write. A link of that name would do as well, so it is the name that is
+      // not given. What an agent keeps beside them in one that is there it may.
+      guard("agent", "an agent on the host would take its settings from there",
+            {"**/.claude", "**/.cursor", "**/.roo", "**/.kilocode"}, {create, delete_},
+            {"**/.claude/*", "**/.cursor/*", "**/.roo/*", "**/.kilocode/*"}),
   };
 }
 

@@ -63,6 +63,8 @@ class Linter {
     for (const Rule& rule : policy_.rules) {
       if (!is_base(rule)) overruled(rule);
       excepts(rule);
+      excepts_everything(rule);
+      agents_spelling(rule);
       if (rule.match) unanchored(rule);
     }
     nothing_allowed();
@@ -128,6 +130,39 @@ class Linter {
         add(Level::warning, rule.id,
             "the exception " + in_quotes(pattern) + " covers nothing that the rule is about");
     }
+  }
+
+  // Together with what the rule is about nothing is left.
+  void excepts_everything(const Rule& rule) {
+    const auto excepts = globs(rule.except);
+    const auto is_lifted = [&](const std::string& pattern) {
+      const auto glob = parse_glob(pattern);
+      return std::ranges::find(rule.except, pattern) != rule.except.end() ||
+             (glob && std::ranges::any_of(excepts, [&](const Glob& except) { return covers(except, *glob); }));
+    };
+    const auto is_root = [](const Glob& except) { return except.components.empty(); };
+    const bool all = rule.match ? std::ranges::any_of(excepts, is_root)
+                                : !rule.paths.empty() && std::ranges::all_of(rule.paths, is_lifted);
+    if (all && !excepts.empty())
+      add(Level::warning, rule.id, "never holds: its exceptions cover all that it is about");
+  }
+
+  // Inside the sandbox the workspace lies at /workspace; a policy speaks of what
+  // is below. A rule that hides "/workspace/secret" would hide nothing.
+  void agents_spelling(const Rule& rule) {
+    constexpr std::string_view kInside = "/workspace";
+    const auto shows = [&](const Export& e) { return !e.at.is_root() && e.at.bytes().starts_with(kInside); };
+    if (std::ranges::any_of(policy_.exports, shows)) return;   // there is one of that name
+    const auto look = [&](const std::string& pattern) {
+      if (pattern != kInside && !pattern.starts_with(std::string(kInside) + "/")) return;
+      const std::string meant = pattern == kInside ? "/" : pattern.substr(kInside.size());
+      add(Level::warning, rule.id,
+          in_quotes(pattern) + " is how the agent spells it; in a policy it is " + in_quotes(meant));
+    };
+    for (const std::string& pattern : rule.paths) look(pattern);
+    for (const std::string& pattern : rule.except) look(pattern);
+    if (rule.match && (rule.match->starts_with("/workspace/") || rule.match->starts_with("^/workspace/")))
+      add(Level::warning, rule.id, in_quotes(*rule.match) + " begins with /workspace, as the agent spells it; in a policy paths begin behind that");
   }
 
   // Paths start with "/" and the whole path is matched.

@@ -72,6 +72,7 @@ constexpr std::string_view kSchema = R"schema({
         "login": { "$ref": "#/definitions/base" },
         "git": { "$ref": "#/definitions/base" },
         "hg": { "$ref": "#/definitions/base" },
+        "jj": { "$ref": "#/definitions/base" },
         "husky": { "$ref": "#/definitions/base" },
         "editor": { "$ref": "#/definitions/base" },
         "direnv": { "$ref": "#/definitions/base" },

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/cli/person.h"
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 #include "broker/control/person_path.h"
 #include "broker/sessions/runtime_dir.h"
@@ -39,7 +40,7 @@ int check_domain_offline(const CheckOptions& options, const policy::Policy& poli
                                        {"rule", decision.rule}, {"because", decision.because}}.dump().c_str());
   else
     std::printf("connect %s: %s, by %s%s\n", target->text().c_str(), effect.c_str(), decision.rule.c_str(),
-                decision.because.empty() ? "" : (" (" + decision.because + ")").c_str());
+                decision.because.empty() ? "" : (" (" + shown(decision.because) + ")").c_str());
   return status_of(effect);
 }
 
@@ -50,7 +51,7 @@ int check_offline(const CheckOptions& options, const std::string& cwd) {
   if (!text) return usage(text.error().text());
   auto policy = policy::parse_policy(*text, options.policy);
   if (!policy) {
-    for (const auto& diagnostic : policy.error()) std::fprintf(stderr, "%s\n", diagnostic.text().c_str());
+    for (const auto& diagnostic : policy.error()) std::fprintf(stderr, "%s\n", printable_words(diagnostic.text()).c_str());
     return kUsage;
   }
   if (!options.domain.empty()) return check_domain_offline(options, *policy);
@@ -70,7 +71,7 @@ int check_offline(const CheckOptions& options, const std::string& cwd) {
   const auto decision = (*snapshot)->decide(placed->path);
   const auto words = options.as_json ? policy::explain_json(**snapshot, placed->path, *operation, decision)
                                      : policy::explain_text(**snapshot, placed->path, *operation, decision);
-  std::printf("%s\n", words.c_str());
+  std::printf("%s\n", (options.as_json ? printable_json(words) : printable_words(words)).c_str());
   return status_of(std::string(policy::name_of(decision.of(*operation).effect)));
 }
 
@@ -85,9 +86,9 @@ int check(const CheckOptions& options) {
   if (!checked) return told(checked.error(), options.as_json);
   const auto answer = nlohmann::json::parse(checked->json, nullptr, false);
   const std::string words = answer.is_object() ? answer.value("words", "") : "";
-  if (options.as_json) std::printf("%s\n", checked->json.c_str());
-  else if (!words.empty()) std::printf("%s\n", words.c_str());
-  else std::printf("%s: %s (%s)%s\n", checked->decision.c_str(), shown(checked->path).c_str(), checked->because.c_str(),
+  if (options.as_json) std::printf("%s\n", printable_json(checked->json).c_str());
+  else if (!words.empty()) std::printf("%s\n", printable_words(words).c_str());
+  else std::printf("%s: %s (%s)%s\n", checked->decision.c_str(), shown(checked->path).c_str(), shown(checked->because).c_str(),
                    workspace_hint(options.path).c_str());
   return status_of(checked->decision);
 }

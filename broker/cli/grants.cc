@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/cli/person.h"
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 #include "broker/protocol/wire_json.h"
 #include "broker/sessions/runtime_dir.h"
@@ -29,7 +30,7 @@ std::string words(const std::vector<std::string>& list, const char* between = " 
 }
 
 int print_granted(const control::Granted& granted, const GrantOptions& options) {
-  if (options.as_json) return std::printf("%s\n", granted.json.c_str()), kYes;
+  if (options.as_json) return std::printf("%s\n", printable_json(granted.json).c_str()), kYes;
   std::printf("%s: %s (%s)%s\n", granted.id.c_str(), shown(granted.path).c_str(), words(granted.operations).c_str(),
               granted.expires.empty() ? (options.lasts == "once" ? ", for one open" : ", until the session ends")
                                       : (", until " + granted.expires).c_str());
@@ -94,9 +95,9 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
   const bool drained = answer.value("drained", false), acknowledged = answer.value("acknowledged", false);
   if (!revoked.ended.empty()) std::printf("ended: %s\n", ids(revoked.ended).c_str());
   if (!revoked.denied.empty())
-    std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), words(revoked.overruled, ", ").c_str());
+    std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), shown(words(revoked.overruled, ", ")).c_str());
   for (const json& lifted : answer.value("lifted", json::array()))
-    std::printf("taken back: %s; the policy's rules hold there again\n", lifted.value("id", "").c_str());
+    std::printf("taken back: %s; the policy's rules hold there again\n", shown(lifted.value("id", "")).c_str());
   if (revoked.ended.empty() && revoked.denied.empty() && answer.value("lifted", json::array()).empty())
     std::printf("nothing was accessible\n");
   if (const auto cut = answer.value("tunnels_cut", 0); cut > 0)
@@ -109,7 +110,7 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
                          "were cut. What it had read lies with it until its container is stopped\n");
   if (!drained) std::fprintf(stderr, "an operation still hangs in the kernel; its client was cut off\n");
   if (!revoked.recorded)
-    std::fprintf(stderr, "revoked, not recorded: %s\n", answer.value("not_recorded", "").c_str());
+    std::fprintf(stderr, "revoked, not recorded: %s\n", shown(answer.value("not_recorded", "")).c_str());
   return verdict_on(revoked, answer);
 }
 
@@ -123,7 +124,7 @@ int revoke(const RevokeOptions& options) {
   if (!revoked) return told(revoked.error(), options.as_json);
   const json answer = json::parse(revoked->json, nullptr, false);
   if (!options.as_json) return print_revoked(*revoked, answer);
-  std::printf("%s\n", revoked->json.c_str());
+  std::printf("%s\n", printable_json(revoked->json).c_str());
   return verdict_on(*revoked, answer);
 }
 
@@ -139,7 +140,7 @@ int list(const std::string& session, bool as_json) {
   if (!client) return told(client.error(), as_json);
   const auto text = client->grants(session);
   if (!text) return told(text.error(), as_json);
-  if (as_json) return std::printf("%s\n", text->c_str()), kYes;
+  if (as_json) return std::printf("%s\n", printable_json(*text).c_str()), kYes;
   const json answer = json::parse(*text, nullptr, false);
   const json grants = answer.is_object() ? answer.value("grants", json::array()) : json::array();
   if (grants.empty()) return std::printf("no grants\n"), kYes;

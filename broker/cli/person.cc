@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "broker/protocol/wire_json.h"
+#include "broker/cli/table.h"
 
 namespace fbroker::cli {
 
@@ -17,26 +17,12 @@ std::string current_directory() {
 }
 
 int told(const control::Failure& failure, bool json) {
-  if (json && !failure.json.empty()) std::printf("%s\n", failure.json.c_str());
-  else std::fprintf(stderr, "fbroker: %s\n", failure.what.c_str());
+  if (json && !failure.json.empty()) std::printf("%s\n", printable_json(failure.json).c_str());
+  else std::fprintf(stderr, "fbroker: %s\n", printable_words(failure.what).c_str());
   return failure.exit;
 }
 
-std::string shown(const std::string& bytes) {
-  const bool text = protocol::is_utf8(bytes);
-  std::string out;
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f && (byte < 0x80 || text)) {
-      out += c;
-      continue;
-    }
-    char escaped[8];
-    std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
-    out += escaped;
-  }
-  return out;
-}
+std::string shown(const std::string& bytes) { return printable(bytes); }
 
 Result<std::chrono::seconds> duration_from(const std::string& text) {
   std::uint64_t number = 0;

@@ -15,8 +15,8 @@ std::string current_directory();
 // returns the exit status for it.
 int told(const control::Failure& failure, bool json);
 
-// A name for a terminal: control bytes and broken UTF-8 become \xNN, so that no
-// file's name can write to the person's terminal.
+// A name for a terminal, as printable() has it: no file's name can write to the
+// person's terminal or read as another one.
 std::string shown(const std::string& bytes);
 
 // "15m", "2h", "90s", "1d" in seconds. Errors: anything else.

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 #include "container/git_tracked.h"
 #include "policy/base/unique_fd.h"
@@ -112,7 +113,7 @@ void print(const std::vector<Finding>& findings, const std::vector<Hidden>& hidd
               << " file(s) that the policy hides; `git status` in the sandbox shows them as "
                  "deleted:\n";
   for (std::size_t i = 0; i < hidden.size() && i < kMostShown; ++i)
-    std::cout << "  " << in_quotes(hidden[i].path.bytes()) << "  (" << hidden[i].rule << ")\n";
+    std::cout << "  " << printable(hidden[i].path.bytes()) << "  (" << hidden[i].rule << ")\n";
   if (hidden.size() > kMostShown)
     std::cout << "  and " << hidden.size() - kMostShown << " more (--json lists all)\n";
   if (findings.empty() && hidden.empty()) std::cout << "nothing to complain about\n";

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 
 namespace fbroker::cli {
@@ -34,7 +35,7 @@ int launch(const container::RunOptions& options) {
     throw CLI::RequiredError("a command after --, or --agent NAME:");
   const auto status = container::run(options);
   if (status) return *status;
-  std::fprintf(stderr, "fbroker run: %s\n", status.error().text().c_str());
+  std::fprintf(stderr, "fbroker run: %s\n", printable_words(status.error().text()).c_str());
   return kLauncherFailed;
 }
 

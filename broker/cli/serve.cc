@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/cli/person.h"
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 #include "broker/control/control_front.h"
 #include "broker/control/control_json.h"
@@ -44,11 +45,11 @@ void say(const std::string& words) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
   // Where the launcher has a terminal in raw mode a line needs its own return.
-  std::fprintf(stderr, "fbroker: %s%s\n", words.c_str(), ::isatty(STDERR_FILENO) == 1 ? "\r" : "");
+  std::fprintf(stderr, "fbroker: %s%s\n", printable_words(words).c_str(), ::isatty(STDERR_FILENO) == 1 ? "\r" : "");
 }
 
 int failed(const std::string& words) {
-  std::fprintf(stderr, "fbroker serve: %s\n", words.c_str());
+  std::fprintf(stderr, "fbroker serve: %s\n", printable_words(words).c_str());
   return kUsage;
 }
 
@@ -116,9 +117,9 @@ void print_session(broker::Session& session) {
                 one["from"].is_string() ? shown(one["from"].get<std::string>()).c_str() : "?",
                 one.value("writable", false) ? "rw" : "ro");
   }
-  std::printf("  socket  %s\n", session.socket().c_str());
-  std::printf("          mount its directory into the container: %s\n", session.options().socket_directory.c_str());
-  std::printf("  policy  %s\n", session.options().policy ? session.options().policy->c_str() : "the default: all of it, under the base rules");
+  std::printf("  socket  %s\n", shown(session.socket()).c_str());
+  std::printf("          mount its directory into the container: %s\n", shown(session.options().socket_directory).c_str());
+  std::printf("  policy  %s\n", session.options().policy ? shown(*session.options().policy).c_str() : "the default: all of it, under the base rules");
   std::printf("  base rules on: %s\n", base_rules(session).c_str());
   const auto hidden = shown_session.value("hidden_count", 0);
   if (hidden > 0) std::printf("  %d hidden: %s%s\n", hidden, words_at(shown_session["hidden"]).c_str(), hidden > 20 ? " …" : "");

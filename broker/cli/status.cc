@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/cli/person.h"
+#include "broker/cli/table.h"
 #include "broker/cli/verbs.h"
 
 namespace fbroker::cli {
@@ -56,7 +57,7 @@ int status_of_all(const std::string& session, bool as_json) {
     const json parsed = json::parse(*text, nullptr, false);
     if (!as_json && parsed.is_object() && !print_broker(parsed)) status = kNo;
   }
-  if (as_json) std::printf("{\"brokers\":%s]}\n", all.c_str());
+  if (as_json) std::printf("{\"brokers\":%s]}\n", printable_json(all).c_str());
   return status;
 }
 

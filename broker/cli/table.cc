@@ -35,7 +35,10 @@ bool seen(code_point point) {
 
 }  // namespace
 
-std::string printable(std::string_view bytes) {
+namespace {
+
+// `composed`: words of ours with names in them, over several lines perhaps.
+std::string printable(std::string_view bytes, bool composed) {
   std::string out;
   char escape[16];
   const char* at = bytes.data();
@@ -45,7 +48,9 @@ std::string printable(std::string_view bytes) {
     const code_point point = Utf8::decode(at, end);
     const bool valid = point != boost::locale::utf::illegal && point != boost::locale::utf::incomplete;
     if (!valid) at = start + 1;
-    if (valid && point == '\\') {
+    if (valid && composed && (point == '\\' || point == '\n')) {
+      out.append(start, at);
+    } else if (valid && point == '\\') {
       out += "\\\\";
     } else if (valid && seen(point)) {
       out.append(start, at);
@@ -54,6 +59,37 @@ std::string printable(std::string_view bytes) {
       out += escape;
     } else {
       std::snprintf(escape, sizeof escape, "\\x%02x", static_cast<unsigned char>(*start));
+      out += escape;
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string printable(std::string_view bytes) { return printable(bytes, false); }
+std::string printable_words(std::string_view text) { return printable(text, true); }
+
+// Such bytes are parts of strings there and nothing else.
+std::string printable_json(std::string_view json) {
+  std::string out;
+  char escape[16];
+  const char* at = json.data();
+  const char* const end = at + json.size();
+  while (at != end) {
+    const char* const start = at;
+    const code_point point = Utf8::decode(at, end);
+    if (point == boost::locale::utf::illegal || point == boost::locale::utf::incomplete) {
+      at = start + 1;
+      out += "\\ufffd";
+    } else if (point == '\n' || seen(point)) {
+      out.append(start, at);
+    } else if (point < 0x10000) {
+      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(point));
+      out += escape;
+    } else {
+      const unsigned rest = static_cast<unsigned>(point) - 0x10000;
+      std::snprintf(escape, sizeof escape, "\\u%04x\\u%04x", 0xd800 + (rest >> 10), 0xdc00 + (rest & 0x3ff));
       out += escape;
     }
   }

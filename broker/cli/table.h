@@ -18,6 +18,12 @@ namespace fbroker::cli {
 // can be read back. Never contains a line break.
 std::string printable(std::string_view bytes);
 
+// The same for words that hold names: their lines and backslashes stay.
+std::string printable_words(std::string_view text);
+
+// A JSON text with what printable() would not print escaped: the same value.
+std::string printable_json(std::string_view json);
+
 // How many columns of a terminal a printable text takes.
 std::size_t columns_of(std::string_view printable_text);
 

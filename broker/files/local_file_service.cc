@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "broker/files/calls.h"
 #include "broker/files/git_files.h"
@@ -51,8 +52,49 @@ bool LocalFileService::Decided::allows(Operation operation) const {
   return operation == Operation::list ? decision.visible() : decision.allows(operation);
 }
 
-// INVARIANT: this is the one place that asks the policy about a path.
+// Calls that change what has a name, by that name: each is a use of a grant for
+// one open, as the open is that a program would have made instead.
+static bool uses_up_grants(const policy::Operation needs, bool by_open_file) {
+  return !by_open_file && (needs == Operation::write || needs == Operation::create || needs == Operation::delete_);
+}
+
 LocalFileService::Decided LocalFileService::decide(const Gate& gate, const WorkspacePath& path) {
+  Decided decided = decide_by_policy(gate, path);
+  if (uses_up_grants(info_of(gate.call).needs, gate.call == Call::write)) claim_once(gate, decided);
+  return decided;
+}
+
+// ATTACK: many truncations at once, or one after the other, by a grant for one.
+//   The first that is decided has the grant; to all others it is used.
+void LocalFileService::claim_once(const Gate& gate, Decided& decided) {
+  for (auto& entry : decided.decision.entries) {
+    if (entry.effect != Effect::allow) continue;
+    const std::string_view reason = gate.snapshot().reason(entry.reason).id;
+    for (const policy::Grant& grant : gate.snapshot().grants()) {
+      if (!grant.once || grant.id != reason) continue;
+      if (!gate.claims) gate.claims.reset(new Claims{*this});
+      if (gate.claims->has(grant.id)) continue;
+      const std::lock_guard lock(claims_mutex_);
+      if (claims_.insert(grant.id).second) gate.claims->pins.push_back({grant.id, grant.override_deny});
+      else entry = {};   // denied, by no rule
+    }
+  }
+}
+
+bool LocalFileService::Claims::has(std::string_view grant) const {
+  const auto is_it = [&](const Pin& pin) { return pin.grant == grant; };
+  return std::any_of(pins.begin(), pins.end(), is_it) || std::any_of(used.begin(), used.end(), is_it);
+}
+
+bool LocalFileService::use_up(const std::vector<Pin>& used) {
+  bool kept = true;
+  if (options_.on_grant_used)
+    for (const Pin& pin : used) kept = options_.on_grant_used(pin.grant) && kept;
+  return kept;
+}
+
+// INVARIANT: this is the one place that asks the policy about a path.
+LocalFileService::Decided LocalFileService::decide_by_policy(const Gate& gate, const WorkspacePath& path) {
   Decided decided;
   decided.path = path;
   decided.on = gate.exports().find(path);
@@ -133,6 +175,12 @@ Result<void, Errno> LocalFileService::finish(const Gate& gate, const Decided& de
                                              const Result<void, Errno>& outcome, RecordWords words) {
   const int error = outcome ? 0 : outcome.error().value;
   FBROKER_TRY_VOID(record(gate, decided, operation, error, std::move(words)));
+  // Changed, so used: whatever else the call does, it gives nothing back.
+  if (outcome && gate.claims) {
+    const auto used = std::exchange(gate.claims->pins, {});
+    gate.claims->used.insert(gate.claims->used.end(), used.begin(), used.end());
+    if (!use_up(used)) return Errno{EIO};
+  }
   if (outcome && !decided.lifted.empty()) {
     const std::lock_guard lock(guarded_mutex_);
     if (guarded_.size() < kMaxGuarded) guarded_.insert(decided.path);

@@ -45,9 +45,11 @@ struct LocalFileServiceOptions {
   // Open files and directories of the session; beyond it EMFILE. Lowered to
   // half of the process's own limit of descriptors.
   std::size_t max_handles = 65536;
-  // A grant for one open was used by one: it is to end for all others. Called
-  // after that open was recorded, outside of any lock and admission.
-  std::function<void(std::string_view grant_id)> on_grant_used;
+  // A grant for one open was used, by an open or by a change that needed it: it
+  // is to end for all others. Called after that was recorded and before it is
+  // answered; false: it cannot be kept that it was used, and the answer is EIO.
+  // Must not wait for a change of the session (a revoke may wait for us).
+  std::function<bool(std::string_view grant_id)> on_grant_used;
 };
 
 // What a record says beyond the call, the path and the decision.
@@ -134,10 +136,21 @@ class LocalFileService final : public protocol::FileService {
   enum class Call : std::uint8_t;
 
   // One admitted call.
+  // Grants for one open that a call needs and has not used yet: given back
+  // when it ends otherwise.
+  struct Claims {
+    LocalFileService& of;
+    std::vector<Pin> pins = {};
+    std::vector<Pin> used = {};   // and this call goes on by them
+    ~Claims() { of.give_back(pins); }
+    bool has(std::string_view grant) const;
+  };
+
   struct Gate {
     Admission admission;
     const protocol::Caller& caller;
     Call call;
+    mutable std::unique_ptr<Claims> claims = {};   // of a call that changes by name
 
     const policy::Snapshot& snapshot() const { return admission.snapshot(); }
     const ExportTable& exports() const { return *admission.view().exports; }
@@ -168,6 +181,9 @@ class LocalFileService final : public protocol::FileService {
   // --- The gate (local_file_service.cc)
   Gate enter(const protocol::Caller& caller, Call call);
   Decided decide(const Gate& gate, const WorkspacePath& path);
+  Decided decide_by_policy(const Gate& gate, const WorkspacePath& path);
+  void claim_once(const Gate& gate, Decided& decided);
+  bool use_up(const std::vector<Pin>& used);
   // Decides, and refuses where the operation is not allowed.
   Result<Decided, Errno> permit(const Gate& gate, const WorkspacePath& path,
                                 policy::Operation operation);

@@ -73,12 +73,10 @@ Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef
   std::vector<Pin> used;
   const Gate gate = enter(caller, Call::open);
   auto opened = answer_durably(gate, [&] { return open_file(gate, ref, flags, permissions, used); });
-  if (!opened) {
-    give_back(used);
-  } else if (options_.on_grant_used) {
-    for (const Pin& pin : used) options_.on_grant_used(pin.grant);
-  }
-  return opened;
+  if (!opened) give_back(used);
+  if (!opened || use_up(used)) return opened;
+  handles_.remove(opened->handle);   // nobody is told of it
+  return Errno{EIO};
 }
 
 Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRef& ref, int flags,

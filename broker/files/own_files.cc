@@ -37,11 +37,17 @@ std::optional<HostLocation> place_of(const std::string& host_path) {
 
 }  // namespace
 
-void OwnFiles::add_file(const std::string& host_path) { add(host_path, false); }
-void OwnFiles::add_directory(const std::string& host_path) { add(host_path, true); }
+void OwnFiles::add_file(const std::string& host_path) { add(host_path, false, place_of(host_path)); }
+void OwnFiles::add_directory(const std::string& host_path) { add(host_path, true, place_of(host_path)); }
 
-void OwnFiles::add(const std::string& host_path, bool directory) {
-  auto place = place_of(host_path);
+void OwnFiles::add_link(const std::string& host_path) {
+  const std::filesystem::path path = std::filesystem::path(host_path).lexically_normal();
+  auto place = place_of(path.parent_path().string());
+  if (place) place->path = (place->path == "/" ? "" : place->path) + "/" + path.filename().string();
+  add(host_path, false, std::move(place));
+}
+
+void OwnFiles::add(const std::string& host_path, bool directory, std::optional<HostLocation> place) {
   const std::unique_lock lock(mutex_);
   entries_.push_back({host_path, directory, place.value_or(HostLocation{})});
   ++version_;

@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <set>
 #include <span>
@@ -28,6 +29,8 @@ class OwnFiles {
   // Absolute host paths. They need not exist yet (their nearest existing
   // directory is located, the rest is taken literally).
   void add_file(const std::string& host_path);
+  // A link that leads to one of them: by its own place, wherever it points.
+  void add_link(const std::string& host_path);
   // The directory and everything that is or comes to be below it; below its
   // entries whose names begin with a dot, by place only.
   void add_directory(const std::string& host_path);
@@ -55,7 +58,7 @@ class OwnFiles {
     bool directory = false;
     HostLocation place;
   };
-  void add(const std::string& host_path, bool directory);
+  void add(const std::string& host_path, bool directory, std::optional<HostLocation> place);
   void scan() const;
   bool scan_is_old() const;
   bool is_known(const FileStat& found) const;

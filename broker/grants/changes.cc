@@ -324,10 +324,11 @@ RevokeOutcome expire(const ChangeTurn& turn) {
 void end_used(const ChangeTurn& turn, const std::string& id) {
   Session& session = turn.session();
   GrantStore& store = session.parts().grants;
-  if (!store.mark_used(session.name(), id)) return;
   const auto live = store.of(session.name());
   RevokeOutcome outcome;
-  const auto used = std::find_if(live.begin(), live.end(), [&](const LiveGrant& one) { return one.grant.id == id; });
+  const auto used = std::find_if(live.begin(), live.end(),
+                                 [&](const LiveGrant& one) { return one.used && one.grant.id == id; });
+  if (used == live.end()) return;   // revoked meanwhile
   const auto next = session.compile_or_deny_all(live);
   session.admissions().publish(next);
   session.admissions().drain(kRevokeBound);
@@ -363,7 +364,7 @@ bool has_other_writing(const std::vector<policy::Rule>& rules, const std::vector
 Result<ReloadOutcome> reload(const ChangeTurn& turn) {
   Session& session = turn.session();
   FBROKER_TRY(policy::Policy fresh, session.read_policy());
-  FBROKER_TRY(auto next, session.compile(fresh, session.parts().grants.of(session.name())));
+  FBROKER_TRY(auto next, session.compile_anew(fresh, session.parts().grants.of(session.name())));
   // Retiring answers ESTALE on every open file: only where writing may be lost.
   const auto& before = session.policy().rules;
   const bool writing = has_other_writing(before, fresh.rules) || has_other_writing(fresh.rules, before);

@@ -300,11 +300,13 @@ void GrantStore::end_unstored(const std::string& session, const std::vector<std:
   std::erase_if(domains_[session], [&](const LiveDomain& live) { return is_named(live.rule.id); });
 }
 
-bool GrantStore::mark_used(const std::string& session, const std::string& id) {
+Result<void> GrantStore::use_up(const std::string& session, const std::string& id) {
   const std::lock_guard lock(mutex_);
-  for (LiveGrant& live : sessions_[session])
-    if (live.grant.id == id) return !std::exchange(live.used, true);
-  return false;
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return ok;   // ended meanwhile, and not by being used
+  for (LiveGrant& live : found->second)
+    if (live.grant.id == id && !std::exchange(live.used, true)) return write();
+  return ok;
 }
 
 void GrantStore::forget_session(const std::string& session) {

@@ -64,8 +64,9 @@ class GrantStore {
 
   // Takes them out in memory whatever happens.
   void end_unstored(const std::string& session, const std::vector<std::string>& ids);
-  // False: there is none, or it was used before.
-  bool mark_used(const std::string& session, const std::string& id);
+  // A grant for one open was used, and is so for the next broker, too.
+  // Errors: it cannot be written. (In memory it counts as used all the same.)
+  Result<void> use_up(const std::string& session, const std::string& id);
   void forget_session(const std::string& session);
   // Writes what the calls above did.
   Result<void> store();

@@ -59,6 +59,24 @@ std::uint64_t tell(Session& session, const std::vector<Touched>& touched,
   return last;
 }
 
+// Whether everybody who may hold something forgot it.
+// ATTACK: keep the sandbox's file system from listening, or use the moment in
+//   which it does not (a restarted broker): what it knows would outlive a revoke
+//   that found nobody to tell. So where it has to listen and does not, it is
+//   waited for and told anew; it drops all that it had before it hears that.
+bool all_forgot(Session& session, const std::vector<Touched>& touched,
+                const std::vector<protocol::FileIdentity>& identities, std::uint64_t told) {
+  if (told == 0) return true;
+  if (!session.events().wait_acknowledged(told, kRevokeBound)) return false;
+  const auto sandbox = session.sandbox();
+  HttpFront& front = session.front();
+  if (sandbox == nullptr || front.file_service_acknowledged(told) || !sandbox->has_file_service()) return true;
+  if (!front.wait_file_service(kRevokeBound)) return false;
+  told = tell(session, touched, identities);
+  return session.events().wait_acknowledged(told, kRevokeBound) &&
+         (front.file_service_acknowledged(told) || !sandbox->has_file_service());
+}
+
 // Whoever has not forgotten in time still holds pages, in a kernel that we
 // cannot reach: its connections go, and it goes, before the person is answered.
 void cut_off(Session& session, Finality& finality) {
@@ -91,7 +109,7 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
   finality.tunnels_cut = cut.count;
   finality.drained = finality.drained && cut.ended;
   const std::uint64_t told = tell(session, touched, identities);
-  if (told != 0 && !session.events().wait_acknowledged(told, kRevokeBound)) cut_off(session, finality);
+  if (!all_forgot(session, touched, identities, told)) cut_off(session, finality);
   finality.milliseconds =
       std::chrono::duration<double, std::milli>(steady_clock::now() - begun).count();
   return finality;

@@ -694,6 +694,8 @@ bool Connection::enter_events() {
   const auto instance = route_.query.take("instance");
   const auto rest = route_.query.finish();
   if (!rest) return refuse(rest.error());
+  const auto& is_file_service = front_.services.is_file_service;
+  const bool file_service = is_file_service && is_file_service(caller_.peer_pid);
   // The callback outlives nothing: it finds the connection only while it lives.
   listener_ = front_.streams.listen([weak = weak_from_this()] {
     const auto self = weak.lock();
@@ -701,7 +703,7 @@ bool Connection::enter_events() {
     asio::post(self->socket_.get_executor(), [self] {
       if (self->listener_ != nullptr && !self->flushing_) self->run();
     });
-  });
+  }, caller_.peer_pid, file_service);
   if (listener_ == nullptr) {
     Problem problem;
     problem.status = 503;

@@ -17,6 +17,13 @@ namespace fbroker::broker {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
+namespace {
+
+// fbroker-fuse keeps one for each of its threads, one for events and one to acknowledge.
+constexpr std::size_t kReservedConnections = 32;
+
+}  // namespace
+
 struct HttpFront::Impl {
   Impl(HttpOptions options, HttpServices services)
       : state(std::move(options), std::move(services)) {}
@@ -41,6 +48,7 @@ struct HttpFront::Impl {
   void accept_ready();
   void add(UniqueFd socket);
   bool make_room();
+  bool has_reserve(std::uint32_t peer_pid) const;
   void sweep();
   std::chrono::milliseconds sweep_interval() const;
   template <class Predicate>
@@ -81,7 +89,7 @@ void HttpFront::Impl::add(UniqueFd socket) {
   if (!peer || !may_call(peer->uid, state.options.other_uids)) return;
   const std::lock_guard lock(mutex);
   if (state.stopping.load()) return;
-  if (connections.size() >= state.options.max_connections && !make_room()) {
+  if (connections.size() >= state.options.max_connections && !make_room() && !has_reserve(peer->pid)) {
     constexpr std::string_view kFull =
         "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     ::send(socket.get(), kFull.data(), kFull.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -113,6 +121,13 @@ bool HttpFront::Impl::make_room() {
   oldest->cut();
   connections.erase(oldest);
   return true;
+}
+
+// And where none is idle, the file system has some that nobody else gets.
+bool HttpFront::Impl::has_reserve(std::uint32_t peer_pid) const {
+  const auto& is_file_service = state.services.is_file_service;
+  return connections.size() < state.options.max_connections + kReservedConnections && is_file_service &&
+         is_file_service(peer_pid);
 }
 
 // A quarter of the shortest bound: no client stays much longer than it may.
@@ -213,6 +228,14 @@ void HttpFront::stop(std::chrono::milliseconds grace) {
   impl_->work.reset();
   for (std::thread& thread : impl_->threads) thread.join();
   impl_->threads.clear();
+}
+
+bool HttpFront::wait_file_service(std::chrono::milliseconds bound) {
+  return impl_->state.streams.wait_file_service(bound);
+}
+
+bool HttpFront::file_service_acknowledged(std::uint64_t sequence) {
+  return impl_->state.streams.file_service_acknowledged(sequence);
 }
 
 std::size_t HttpFront::connections() const {

@@ -17,6 +17,8 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +53,9 @@ struct HttpServices {
   EventBus& events;
   PathResolver resolve;
   EgressGate* egress = nullptr;   // none: CONNECT and absolute-form requests are refused
+  // Whether a client is the sandbox's own file system, which must always be
+  // able to hear what it has to forget. May be empty: nobody is.
+  std::function<bool(std::uint32_t peer_pid)> is_file_service = {};
 };
 
 // Threads: all members, any thread.
@@ -75,6 +80,12 @@ class HttpFront {
   // Accepts nothing more, lets running requests end for up to `grace`, cuts the
   // rest, and joins the threads. May be called again.
   void stop(std::chrono::milliseconds grace);
+
+  // Whether a file service listens to events, or does within `bound`.
+  bool wait_file_service(std::chrono::milliseconds bound);
+  // Whether one that listens now said that it carried out `sequence`: one that
+  // came later says so only of later ones.
+  bool file_service_acknowledged(std::uint64_t sequence);
 
   std::size_t connections() const;
   const std::string& instance() const;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/protocol/wire_json.h"
+#include "broker/sessions/canonical_path.h"
 #include "broker/sessions/leftovers.h"
 #include "broker/sessions/hosts_json.h"
 #include "broker/sessions/maintenance.h"
@@ -109,6 +110,21 @@ Result<void> Registry::start() {
   return ok;
 }
 
+// ATTACK: the policy's path leads through a link in the exported tree; the agent
+//   puts a directory of its own in the link's place, and the next reload reads
+//   the agent's policy. So it is followed once, here, and what is read, watched
+//   and kept from everybody is what it led to. The links are kept from everybody
+//   too, for the next broker that is started with that path.
+Result<WantedSession> Registry::canonical(WantedSession wanted) {
+  FBROKER_TRY(CanonicalPath root, canonical_path(wanted.root));
+  wanted.root = std::move(root.path);
+  if (!wanted.policy) return wanted;
+  FBROKER_TRY(CanonicalPath policy, canonical_path(*wanted.policy));
+  for (const std::string& link : policy.links) own_files_.add_link(link);
+  wanted.policy = std::move(policy.path);
+  return wanted;
+}
+
 void Registry::restore(const std::string& but_not) {
   const std::lock_guard lock(mutex_);
   forget_if([&](const std::string& name, const Remembered& known) {
@@ -140,16 +156,17 @@ void Registry::forget_if(Ended ended, const std::string& whose) {
 }
 
 void Registry::take_up(const std::string& name, const Remembered& known) {
-  auto session = open_session(known.wanted);
+  std::optional<Sandbox> sandbox;
+  if (known.sandbox != 0)
+    if (auto alive = Sandbox::open(known.sandbox, known.sandbox_started)) sandbox = std::move(*alive);
+  auto session = open_session(known.wanted, std::move(sandbox));
   if (!session) return options_.say("session " + name + " cannot be taken up again: " + session.error().text());
   // Whoever died since forget_ended() looked is found by maintenance.
-  if (known.sandbox != 0)
-    if (auto sandbox = Sandbox::open(known.sandbox, known.sandbox_started)) (*session)->set_sandbox(std::move(*sandbox));
   if (known.launcher != 0)
     if (auto launcher = HostProcess::open(known.launcher, known.launcher_started)) (*session)->set_launcher(std::move(*launcher));
 }
 
-Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wanted) {
+Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wanted, std::optional<Sandbox> sandbox) {
   SessionOptions options;
   options.name = wanted.name;
   options.root = wanted.root;
@@ -167,7 +184,7 @@ Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wan
     options.socket_name = wanted.socket.substr(slash + 1);
     own_files_.add_file(wanted.socket);
   }
-  FBROKER_TRY(auto opened, Session::open(std::move(options), *parts_));
+  FBROKER_TRY(auto opened, Session::open(std::move(options), *parts_, std::move(sandbox)));
   std::shared_ptr<Session> session = std::move(opened);
   if (wanted.policy)
     if (auto watched = maintenance_->watch_policy(*wanted.policy); !watched)
@@ -180,10 +197,10 @@ Result<std::shared_ptr<Session>> Registry::open_session(const WantedSession& wan
 Result<std::shared_ptr<Session>> Registry::create(const WantedSession& wanted, OldGrants old,
                                                    std::optional<HostProcess> launcher) {
   FBROKER_TRY_VOID(check_root(wanted));
+  FBROKER_TRY(WantedSession named, canonical(wanted));
   std::unique_lock lock(mutex_);
   if (!ended_.wait_for(lock, kEndBound, [&] { return !ending_.contains(wanted.name); }))
     return Error{wanted.name, "is the name of a session that is just ending"};
-  WantedSession named = wanted;
   if (named.name.empty()) {
     const std::string base = session_name_from(named.root);
     named.name = base;

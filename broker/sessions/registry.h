@@ -114,7 +114,9 @@ class Registry {
   };
   Registry(RegistryOptions options, StateDir state);
   Result<void> start();
-  Result<std::shared_ptr<Session>> open_session(const WantedSession& wanted);  // under mutex_
+  Result<WantedSession> canonical(WantedSession wanted);
+  Result<std::shared_ptr<Session>> open_session(const WantedSession& wanted,
+                                                std::optional<Sandbox> sandbox = std::nullopt);  // under mutex_
   Result<void> remember();                      // under mutex_
   Result<std::map<std::string, Remembered>> read_remembered() const;
   template <class Ended>

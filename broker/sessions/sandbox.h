@@ -17,6 +17,14 @@ class Sandbox {
   bool kill(std::chrono::milliseconds bound) const;
   bool alive() const { return process_.alive(); }
 
+  // Whether `pid` is what fbroker-init started to answer for the workspace: its
+  // own child in its own PID namespace.
+  // ATTACK: the agent lives in a namespace below; nothing of it, reparented or
+  //   not, is a child of the sandbox's first process on its own level.
+  bool is_file_service(pid_t pid) const;
+  // Whether there is such a process now: then somebody must hear a revoke.
+  bool has_file_service() const;
+
   pid_t pid() const noexcept { return process_.pid(); }
   std::uint64_t started() const noexcept { return process_.started(); }
 

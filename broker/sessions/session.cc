@@ -4,13 +4,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <span>
 
 #include "broker/control/person_path.h"
 #include "broker/files/own_files.h"
 #include "broker/http/unix_listener.h"
 #include "broker/sessions/leftovers.h"
+#include "broker/sessions/repositories.h"
 #include "broker/sessions/runtime_dir.h"
+#include "policy/host_names.h"
 
 namespace fbroker::broker {
 
@@ -81,6 +86,31 @@ Result<policy::Policy> policy_from(const std::optional<std::string>& file) {
   return std::move(*parsed);
 }
 
+// What is shown, as the person calls it and as it is called where links end.
+std::vector<policy::HostName> host_names(const ExportTable& exports) {
+  std::vector<policy::HostName> names;
+  for (const auto& on : exports.exports()) {
+    names.push_back({on->at(), on->host_path(on->at())});
+    const std::string wanted = std::filesystem::path(on->wanted_path()).lexically_normal().string();
+    if (wanted != names.back().path) names.push_back({on->at(), wanted});
+  }
+  return names;
+}
+
+// A session of which nothing could be seen, for a reason that nobody would find.
+Result<void> check_shown(const policy::Policy& policy, const ExportTable& exports,
+                         std::span<const policy::Rule> rules) {
+  for (const policy::Export& one : policy.exports) {
+    const auto hidden = policy::hidden_whole(rules, one.at);
+    if (!hidden) continue;
+    const std::string id = hidden->substr(hidden->find(':') + 1);
+    return Error{exports.host_path(one.at),
+                 "is one of the secrets that the base rule \"" + id + "\" hides, or lies in one; to serve it "
+                 "all the same name a policy with \"base\": {\"" + id + "\": \"off\"} (--policy)"};
+  }
+  return ok;
+}
+
 std::shared_ptr<const View> nothing() {
   auto empty = policy::Snapshot::compile({});
   auto exports = ExportTable::build({});
@@ -107,9 +137,11 @@ Result<std::string> read_text_file(const std::string& path, std::size_t max_byte
   }
 }
 
-Result<std::unique_ptr<Session>> Session::open(SessionOptions options, BrokerParts& parts) {
+Result<std::unique_ptr<Session>> Session::open(SessionOptions options, BrokerParts& parts,
+                                               std::optional<Sandbox> sandbox) {
   FBROKER_TRY(policy::Policy policy, policy_from(options.policy));
   std::unique_ptr<Session> session(new Session(std::move(options), parts, std::move(policy)));
+  if (sandbox) session->set_sandbox(std::move(*sandbox));
   FBROKER_TRY_VOID(session->start());
   return session;
 }
@@ -123,14 +155,19 @@ Session::~Session() { stop(std::chrono::milliseconds(0)); }
 // The socket comes last: whoever can connect finds everything in place.
 Result<void> Session::start() {
   if (options_.policy) parts_.own_files.add_file(*options_.policy);
-  FBROKER_TRY(auto first, compile(policy_, parts_.grants.of(name())));
+  FBROKER_TRY(auto first, compile_anew(policy_, parts_.grants.of(name())));
   admissions_.publish(std::move(first));
   if (auto watch = HostWatch::start(events_); watch) watch_ = std::move(*watch);
   else parts_.say("session " + name() + ": the host is not watched (" + watch.error().text() +
                   "); changes made there show after a second");
   context_.reset(new SessionContext{name(), admissions_, events_, counts_, parts_.own_files, watch_.get()});
   LocalFileServiceOptions options;
-  options.on_grant_used = [this](std::string_view id) { parts_.on_grant_used(name(), std::string(id)); };
+  options.on_grant_used = [this](std::string_view id) {
+    const auto stored = parts_.grants.use_up(name(), std::string(id));
+    if (!stored) parts_.say("session " + name() + ": that grant " + std::string(id) + " was used: " + stored.error().text());
+    parts_.on_grant_used(name(), std::string(id));
+    return stored.has_value();
+  };
   files_ = std::make_unique<LocalFileService>(*context_, std::move(options));
   egress_ = std::make_unique<EgressGate>(*context_);
 
@@ -144,7 +181,11 @@ Result<void> Session::start() {
                         [this](const protocol::Caller& caller, const WorkspacePath& path) {
                           return files_->resolve(caller, path.bytes(), true);
                         },
-                        egress_.get()};
+                        egress_.get(),
+                        [this](std::uint32_t peer_pid) {
+                          const auto known = sandbox();
+                          return known != nullptr && known->is_file_service(static_cast<pid_t>(peer_pid));
+                        }};
   FBROKER_TRY(front_, HttpFront::start(std::move(listener.socket), std::move(http), std::move(services)));
   return ok;
 }
@@ -156,11 +197,32 @@ Result<std::shared_ptr<const View>> Session::compile(const policy::Policy& polic
   FBROKER_TRY(auto exports, ExportTable::build(places, before->exports.get()));
   policy::SnapshotInput input;
   input.rules = policy.rules;
+  policy::add_host_names(input.rules, host_names(*exports));
+  input.rules.insert(input.rules.end(), repositories_.begin(), repositories_.end());
+  FBROKER_TRY_VOID(check_shown(policy, *exports, input.rules));
   input.grants = grants_for_snapshot(grants);
   input.generation = generation_.fetch_add(1) + 2;  // 1 is nothing()'s
   FBROKER_TRY(auto snapshot, policy::Snapshot::compile(std::move(input)));
   return std::make_shared<const View>(View{std::move(snapshot), std::move(exports), policy.durability,
                                            std::make_shared<policy::NetworkRules>(network(policy))});
+}
+
+Result<std::shared_ptr<const View>> Session::compile_anew(const policy::Policy& policy,
+                                                          const std::vector<LiveGrant>& grants) {
+  // The first of that name has no exceptions but the person's own.
+  const auto guard = std::find_if(policy.rules.begin(), policy.rules.end(),
+                                  [](const policy::Rule& rule) { return rule.id == "base:git"; });
+  std::vector<policy::Rule> found;
+  if (guard != policy.rules.end()) {
+    ExportTableInput places{options_.root, options_.home, policy.exports, {}};
+    FBROKER_TRY(const auto exports, ExportTable::build(places, admissions_.current()->exports.get()));
+    found = guards_of_repositories(*exports, options_.home);
+    for (policy::Rule& rule : found) rule.except = guard->except;
+  }
+  found.swap(repositories_);
+  auto next = compile(policy, grants);
+  if (!next) found.swap(repositories_);   // the policy in force keeps its own
+  return next;
 }
 
 std::shared_ptr<const View> Session::compile_or_deny_all(const std::vector<LiveGrant>& grants) {

@@ -46,7 +46,8 @@ struct BrokerParts {
   audit::AuditSink& audit;
   OwnFiles& own_files;
   GrantStore& grants;
-  // A grant for one open was used. Called from any thread, must not block.
+  // A grant for one open was used, and is stored as that. Called from any
+  // thread, must not block.
   std::function<void(const std::string& session, std::string grant)> on_grant_used;
   // Something that a person at the broker's terminal should read.
   std::function<void(const std::string&)> say;
@@ -70,9 +71,11 @@ class ChangeTurn {
 // Threads: any, unless a member says something else.
 class Session {
  public:
+  // `sandbox`: that of a session taken up again, known before its first client.
   // Errors: the policy (every diagnostic, a line each), an export, the socket
   // (a live broker's: says so).
-  static Result<std::unique_ptr<Session>> open(SessionOptions options, BrokerParts& parts);
+  static Result<std::unique_ptr<Session>> open(SessionOptions options, BrokerParts& parts,
+                                               std::optional<Sandbox> sandbox = std::nullopt);
   ~Session();
 
   const SessionOptions& options() const noexcept { return options_; }
@@ -86,7 +89,11 @@ class Session {
   // of a granted file that is not there (any more) is left out.
   Result<std::shared_ptr<const View>> compile(const policy::Policy& policy,
                                               const std::vector<LiveGrant>& grants);
-  // The same with the policy in force. Never fails: what cannot be compiled
+  // The same, and looks on the host for what else a rule has to know: where the
+  // person's repositories are (sessions/repositories.h). For a start or reload.
+  Result<std::shared_ptr<const View>> compile_anew(const policy::Policy& policy,
+                                                   const std::vector<LiveGrant>& grants);
+  // The same as compile() with the policy in force. Never fails: what cannot be compiled
   // becomes a view that allows nothing.
   std::shared_ptr<const View> compile_or_deny_all(const std::vector<LiveGrant>& grants);
 
@@ -126,6 +133,7 @@ class Session {
   SessionOptions options_;
   BrokerParts& parts_;
   policy::Policy policy_;               // guarded by turn_
+  std::vector<policy::Rule> repositories_;   // guarded by turn_; found on the host
   std::atomic<std::uint64_t> generation_{0};
   std::mutex turn_;                     // one change at a time; taken before any other lock here
   SessionCounts counts_;

@@ -16,6 +16,11 @@ namespace {
 // How often the thread looks whether it is to end, and how long it waits
 // before it connects again.
 constexpr std::chrono::milliseconds kLook(100), kPause(20);
+// How long pages that were read while the broker had no stream for us stay.
+constexpr std::chrono::milliseconds kDeafDrop(250);
+// The kernel has asked for nothing yet: fbroker-fuse answers it only after it
+// has waited longer than this for the stream.
+constexpr std::chrono::milliseconds kStart(1000);
 // A line holds one path; a burst of lines is cut into replies of bounded size.
 constexpr std::size_t kMaxUnread = 32 << 20;
 
@@ -106,19 +111,30 @@ void EventStream::run() {
 // INVARIANT: from the moment the broker cannot reach us, nothing is kept: a
 //   revoke that finds no listener is answered at once.
 void EventStream::lose() {
-  if (!listening_.exchange(false)) return;
+  if (listening_.exchange(false)) drop_everything();
+}
+
+void EventStream::drop_everything() {
   sink_.handle({0, protocol::EventKind::forget_all, {}, {}});
+  dropped_ = UnixHttp::Clock::now();
 }
 
 void EventStream::listen_once() {
+  heard_hello_ = false;
   UniqueFd socket = connect_unix(options_.socket);
-  if (!socket) return;
+  if (!socket) return;  // and nobody there who could answer a read
+  ++attempts_;
   Reader reader(std::move(socket), *this);
   std::string target = "/v1/events";
   if (!instance_.empty())
     target += "?after=" + std::to_string(sequence_) + "&instance=" + instance_;
   if (!reader.request("GET " + target + " HTTP/1.1\r\nHost: fbroker\r\n\r\n")) return;
-  while (reader.receive()) {
+  // ATTACK: others took the streams. Reads are answered all the while, and the
+  //   kernel keeps the pages of what is open or mapped.
+  const auto deaf = [&] {
+    if (!heard_hello_ && UnixHttp::Clock::now() - dropped_ > kDeafDrop) drop_everything();
+  };
+  while (reader.receive() || (deaf(), false)) {
     // All lines that came together are acknowledged together.
     to_acknowledge_ = 0;
     while (const auto line = reader.next_line())
@@ -134,7 +150,11 @@ bool EventStream::handle_line(std::string_view text) {
     instance_ = line->hello->instance;
     subscription_ = line->hello->subscription;
     sequence_ = line->hello->sequence;
-    if (line->hello->missed) sink_.handle({0, protocol::EventKind::forget_all, {}, {}});
+    heard_hello_ = true;
+    // INVARIANT: what was learnt before this stream began goes before the first
+    //   event of it is acknowledged, whether or not something was missed.
+    const bool at_the_start = attempts_ == 1 && UnixHttp::Clock::now() - began_ < kStart;
+    if (!at_the_start || line->hello->missed) drop_everything();
     listening_.store(true);
     return true;
   }

@@ -1,9 +1,13 @@
 // EventStream: hears what the broker says must be forgotten, hands it to a
 // sink, and acknowledges it once the sink is done.
 //
-// When the stream is lost, everything is forgotten at once, and again when it
-// is back and something may have been missed: what nobody tells us about may
-// not be kept.
+// When the stream is lost, everything is forgotten at once, again whenever a
+// broker that answers has no stream for us, and again when there is one: what
+// nobody tells us about may not be kept. (Files cannot be opened past the
+// kernel's cache instead: direct I/O still fills a private mapping from it and
+// refuses a shared one, and nobody would understand why a linker failed while
+// the broker was restarted.) A broker knows that: a revoke is final only when
+// the sandbox's file system listens and has said so.
 #pragma once
 
 #include <atomic>
@@ -42,6 +46,7 @@ class EventStream {
   bool handle_line(std::string_view line);
   bool acknowledge(std::uint64_t sequence);
   void lose();
+  void drop_everything();
 
   EventStreamOptions options_;
   protocol::EventSink& sink_;
@@ -52,6 +57,10 @@ class EventStream {
   std::string instance_, subscription_;
   std::uint64_t sequence_ = 0;
   std::uint64_t to_acknowledge_ = 0;
+  const UnixHttp::Clock::time_point began_ = UnixHttp::Clock::now();
+  unsigned attempts_ = 0;                    // at which a broker could be reached
+  bool heard_hello_ = false;                 // on this connection
+  UnixHttp::Clock::time_point dropped_{};    // when everything was, last
   std::thread thread_;         // last: it uses all of the above
 };
 

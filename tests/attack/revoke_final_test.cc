@@ -177,6 +177,62 @@ TEST_F(RevokeFinal, AClientThatForgetsInTimeLives) {
   ::waitpid(pid, &status, 0);
 }
 
+// A sandbox as fbroker-init's: its first process has a child that answers for
+// the workspace and does `work`.
+template <class Work>
+pid_t sandbox_with_file_service(Work work) {
+  const pid_t pid = ::fork();
+  if (pid != 0) return pid;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::fork() == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    work();
+  }
+  for (;;) ::pause();
+}
+
+struct Forgetful : protocol::EventSink {
+  void handle(const protocol::Event&) override {}
+};
+
+TEST_F(RevokeFinal, ASandboxWhoseFileSystemDoesNotListenIsKilledWhoeverElseDoes) {
+  Forgetful sink;
+  client::EventStream agents({.socket = session->socket()}, sink);
+  ASSERT_TRUE(agents.wait_listening(10s));
+  grant();
+  const pid_t pid = sandbox_with_file_service([] {});
+  ASSERT_TRUE(broker.registry->register_sandbox(*session, pid));
+  ASSERT_TRUE(wait_until([&] { return session->sandbox()->has_file_service(); }, 10s));
+  const auto outcome = broker::revoke_places(session->take_turn(), {ws("/f")});
+  EXPECT_FALSE(outcome.finality.acknowledged) << "nobody told the kernel that may hold its pages";
+  EXPECT_TRUE(outcome.finality.sandbox_killed);
+  EXPECT_TRUE(outcome.finality.is_final());
+  EXPECT_EQ(::waitpid(pid, nullptr, WNOHANG), pid) << "dead when the person is answered";
+  ::kill(pid, SIGKILL);
+}
+
+TEST_F(RevokeFinal, AFileSystemThatComesBackInTimeIsToldAndItsSandboxLives) {
+  grant();
+  const pid_t pid = sandbox_with_file_service([&] {
+    std::this_thread::sleep_for(500ms);
+    Forgetful sink;
+    client::EventStream stream({.socket = session->socket()}, sink);
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(broker.registry->register_sandbox(*session, pid));
+  ASSERT_TRUE(wait_until([&] { return session->sandbox()->has_file_service(); }, 10s));
+  ASSERT_EQ(session->events().subscribers(), 0u);
+  const auto outcome = broker::revoke_places(session->take_turn(), {ws("/f")});
+  EXPECT_EQ(session->events().subscribers(), 1u);
+  EXPECT_TRUE(outcome.finality.acknowledged);
+  EXPECT_FALSE(outcome.finality.sandbox_killed);
+  const auto next = broker::revoke_places(session->take_turn(), {ws("/")});
+  EXPECT_TRUE(next.finality.acknowledged) << "and without waiting when it listens";
+  EXPECT_EQ(::waitpid(pid, nullptr, WNOHANG), 0);
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
+}
+
 TEST_F(RevokeFinal, WritingThatIsTakenAwayWhileReadingStaysRetiresTheNode) {
   std::atomic<int> retired{0};
   auto listener = session->events().subscribe([] {});

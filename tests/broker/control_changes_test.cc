@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <fstream>
 #include <stop_token>
 #include <thread>
 
@@ -238,6 +239,24 @@ TEST_F(ControlChanges, AGrantForOneOpenServesOneHandleToItsEnd) {
   EXPECT_TRUE(s->files().read({}, opened->handle, 0, bytes)) << "the one handle goes on";
   ASSERT_EQ(broker.revoke("../outside").status, 200);
   EXPECT_FALSE(s->files().read({}, opened->handle, 0, bytes)) << "until it is revoked";
+}
+
+TEST_F(ControlChanges, AGrantForOneOpenIsStoredAsUsedBeforeTheOpenIsAnswered) {
+  auto s = broker.session(kReadOnly);
+  ASSERT_EQ(broker.grant("a", {{"operations", {"write"}}, {"once", true}}).status, 200);
+  std::string stored;
+  {
+    const auto turn = s->take_turn();   // maintenance does not come to it, as if we were killed now
+    EXPECT_EQ(opens(*s, "/a", O_RDWR), 0);
+    std::ifstream file(broker.dir / "state/grants.json");
+    std::getline(file, stored, '\0');
+  }
+  EXPECT_NE(stored.find("\"version\""), stored.npos);
+  EXPECT_EQ(stored.find("\"once\""), stored.npos) << stored;
+  s.reset();
+  broker.stop();
+  broker.start();
+  EXPECT_EQ(opens(*broker.session(kReadOnly), "/a", O_RDWR), EACCES);
 }
 
 TEST_F(ControlChanges, RevokeAllEndsEveryGrantAndOpensNothing) {

@@ -4,6 +4,7 @@
 #include <sys/un.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <thread>
 
 #include "tests/broker/files_session.h"
@@ -433,7 +434,7 @@ policy::Grant once_grant(std::string_view path) {
 TEST(FilesPolicy, AGrantForOneOpenServesOneOpen) {
   std::vector<std::string> used;
   broker::LocalFileServiceOptions options;
-  options.on_grant_used = [&](std::string_view id) { used.emplace_back(id); };
+  options.on_grant_used = [&](std::string_view id) { return used.emplace_back(id), true; };
   FilesSession s({}, options);
   s.tree.write("w/f", "text");
   s.set_grants({once_grant("/f")});
@@ -456,6 +457,67 @@ TEST(FilesPolicy, AFailedOpenUsesNoGrant) {
   EXPECT_EQ(s.open_error("/f"), ENOENT);
   s.tree.write("w/f", "text");
   EXPECT_EQ(s.content("/f"), "text");
+}
+
+policy::Grant once_write(std::string_view path) {
+  policy::Grant grant = once_grant(path);
+  grant.operations = policy::level_of(Effect::allow, "write").value();
+  return grant;
+}
+
+TEST(FilesPolicy, AGrantForOneOpenServesOneChange) {
+  std::vector<std::string> used;
+  broker::LocalFileServiceOptions options;
+  options.on_grant_used = [&](std::string_view id) { return used.emplace_back(id), true; };
+  FilesSession s({allow("list", {"/"})}, options);
+  s.tree.write("w/f", "text");
+  const protocol::FileRef f{at("/f"), {}, 0};
+  s.set_grants({once_write("/f")});
+  EXPECT_EQ(error_of(s.service->truncate(s.caller, f, 3)), 0);
+  EXPECT_EQ(used, std::vector<std::string>{"g1"});
+  EXPECT_EQ(error_of(s.service->truncate(s.caller, f, 2)), EACCES);
+  EXPECT_EQ(error_of(s.service->chmod(s.caller, f, 0600)), EACCES);
+  EXPECT_EQ(error_of(s.service->unlink(s.caller, at("/f"))), EACCES);
+  EXPECT_EQ(s.open_error("/f", O_RDWR), EACCES);
+  EXPECT_EQ(s.tree.read("w/f"), "tex");
+}
+
+TEST(FilesPolicy, AChangeThatFailedUsesNoGrant) {
+  FilesSession s({allow("list", {"/"})});
+  s.tree.mkdir("w/d");
+  s.tree.write("w/d/f", "text");
+  s.set_grants({once_write("/d")});
+  EXPECT_EQ(error_of(s.service->truncate(s.caller, {at("/d"), {}, 0}, 0)), EISDIR);
+  EXPECT_EQ(error_of(s.service->mkdir(s.caller, at("/d/f"), 0755)), EEXIST);
+  EXPECT_EQ(error_of(s.service->rmdir(s.caller, at("/d/f"))), ENOTDIR);
+  const auto made = s.service->mkdir(s.caller, at("/d/new"), 0755);
+  ASSERT_TRUE(made);
+  EXPECT_TRUE(made->attributes) << "the call goes on by the grant that it used";
+  EXPECT_EQ(error_of(s.service->mkdir(s.caller, at("/d/more"), 0755)), EACCES);
+}
+
+TEST(FilesPolicy, OfManyChangesAtOnceOneHasTheGrant) {
+  for (int round = 0; round < 50; ++round) {
+    FilesSession s({allow("list", {"/"})});
+    s.tree.write("w/f", "text");
+    s.set_grants({once_write("/f")});
+    std::atomic<int> worked{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i)
+      threads.emplace_back([&, i] { worked += s.service->truncate(s.caller, {at("/f"), {}, 0}, static_cast<unsigned>(i)).has_value(); });
+    for (auto& thread : threads) thread.join();
+    ASSERT_EQ(worked, 1);
+  }
+}
+
+TEST(FilesPolicy, AnOpenWhoseGrantCannotBeKeptAsUsedIsNotAnswered) {
+  broker::LocalFileServiceOptions options;
+  options.on_grant_used = [](std::string_view) { return false; };
+  FilesSession s({}, options);
+  s.tree.write("w/f", "text");
+  s.set_grants({once_grant("/f")});
+  EXPECT_EQ(s.open_error("/f"), EIO);
+  EXPECT_EQ(s.open_error("/f"), EACCES) << "and the grant is used";
 }
 
 TEST(FilesPolicy, HandlesAreBounded) {

@@ -7,8 +7,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -130,7 +132,7 @@ class HttpSession {
         [this](const protocol::Caller& caller, const WorkspacePath& path) {
           return files.service->resolve(caller, path.bytes(), true);
         },
-        &egress};
+        &egress, is_file_service};
     front = std::move(broker::HttpFront::start(std::move(listener->socket), options_, services)).value();
   }
   void stop() {
@@ -148,6 +150,8 @@ class HttpSession {
   std::string host() const { return files.tree.path("w"); }
 
   FilesSession files;
+  std::function<bool(std::uint32_t)> is_file_service = [this](std::uint32_t) { return we_are_file_service.load(); };
+  std::atomic<bool> we_are_file_service{false};
   broker::EgressGate egress;
   std::unique_ptr<broker::HttpFront> front;
 

@@ -236,6 +236,13 @@ TEST(PolicyLint, FindsWhatCanHardlyBeMeant) {
            Case{with_rules(all + R"({"allow":"read","paths":["/a"]})"), "says it already"},
            Case{with_rules(all + R"({"deny":"all","paths":["/a"],"except":["/b"]})"), "covers nothing"},
            Case{with_rules(all + R"({"deny":"all","match":"secret.*"})"), "never matches"},
+           Case{with_rules(all + R"({"deny":"all","paths":["/workspace/secret"]})"), "in a policy it is \"/secret\""},
+           Case{with_rules(all + R"({"deny":"all","paths":["/a"],"except":["/workspace"]})"), "in a policy it is \"/\""},
+           Case{with_rules(all + R"({"deny":"all","match":"/workspace/s.*"})"), "as the agent spells it"},
+           Case{with_rules(all + R"({"deny":"all","paths":["**/*.pem"],"except":["/"]})"), "never holds"},
+           Case{with_rules(all + R"({"deny":"all","paths":["**/*.pem","/a/b"],"except":["/a","**/*.pem"]})"), "never holds"},
+           Case{with_rules(all + R"({"deny":"all","match":"/s.*","except":["/**"]})"), "never holds"},
+           Case{R"({"version":1,"rules":[{"allow":"read","paths":["/"]}],"base":{"env":{"except":["/"]}}})", "base:env: never holds"},
            Case{R"({"version":1,"rules":[{"allow":"read","paths":["/"]}],"base":{"ssh":"off"}})", "switched off"},
            Case{R"({"version":1,"exports":[{"at":"/a","from":"."},{"at":"/a/b","from":"x"}],"rules":[{"allow":"read","paths":["/"]}]})", "hides what"},
            Case{R"({"version":1,"exports":[{"at":"/a","from":"."},{"at":"/b","from":"x"}],"rules":[{"allow":"read","paths":["/a"]}]})", "is visible"}}) {
@@ -246,7 +253,10 @@ TEST(PolicyLint, FindsWhatCanHardlyBeMeant) {
 
 TEST(PolicyLint, IsSilentWhereAllIsWell) {
   EXPECT_EQ(lint_of(with_rules(R"({"allow":"read","paths":["/"]},{"allow":"write","paths":["/src"]},)"
-                               R"({"deny":"all","paths":["**/*.pem"],"except":["/tests"]})")),
+                               R"({"deny":"all","paths":["**/*.pem","/workspaces/x"],"except":["/tests"]})")),
+            std::vector<std::string>{});
+  EXPECT_EQ(lint_of(R"({"version":1,"exports":[{"at":"/workspace","from":"."}],"rules":[{"allow":"read","paths":["/workspace"]},)"
+                    R"({"deny":"all","paths":["/workspace/secret"]}]})"),
             std::vector<std::string>{});
 }
 

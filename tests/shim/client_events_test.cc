@@ -3,6 +3,7 @@
 
 #include <mutex>
 
+#include "broker/http/events.h"
 #include "shim/client/event_stream.h"
 #include "tests/broker/http_session.h"
 
@@ -77,6 +78,37 @@ TEST_F(ClientEvents, ALostStreamForgetsEverythingBeforeAndAfter) {
   session.restart();
   ASSERT_TRUE(stream.wait_listening(kBound));
   EXPECT_EQ(recorder.count(EventKind::forget_all), 2u);
+}
+
+// All the streams that one process may have.
+std::vector<std::unique_ptr<RawClient>> take_streams(const HttpSession& session) {
+  std::vector<std::unique_ptr<RawClient>> taken;
+  for (;;) {
+    auto raw = std::make_unique<RawClient>(session.socket());
+    raw->send("GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
+    if (!eventually([&] { return raw->have().size() > 20 || raw->more(); }) || status_of(raw->have()) != 200) return taken;
+    taken.push_back(std::move(raw));
+  }
+}
+
+TEST_F(ClientEvents, OneProcessGetsAFewStreamsAndTheFileSystemAlwaysOne) {
+  const auto taken = take_streams(session);
+  EXPECT_EQ(taken.size(), broker::EventStreams::kMaxOfOneProcess);
+  session.we_are_file_service = true;
+  client::EventStream stream({session.socket()}, recorder);
+  EXPECT_TRUE(stream.wait_listening(kBound));
+}
+
+TEST_F(ClientEvents, AClientThatGetsNoStreamDropsWhatItReadMeanwhileUntilItHasOne) {
+  auto taken = take_streams(session);
+  client::EventStream stream({session.socket()}, recorder);
+  EXPECT_TRUE(eventually([&] { return recorder.count(EventKind::forget_all) >= 3; }));
+  EXPECT_FALSE(stream.listening());
+  taken.clear();
+  ASSERT_TRUE(stream.wait_listening(kBound));
+  const auto before = recorder.count(EventKind::forget_all);
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  EXPECT_EQ(recorder.count(EventKind::forget_all), before) << "while it listens it keeps what it has";
 }
 
 TEST_F(ClientEvents, AClientThatIsCutDuringItsTurnHasNotAcknowledged) {
