@@ -13,6 +13,9 @@
 
 namespace fbroker::broker {
 
+using NamesShared = std::shared_lock<FairSharedMutex>;
+using NamesAlone = std::unique_lock<FairSharedMutex>;
+
 enum class LocalFileService::Call : std::uint8_t {
   lookup, stat, readlink, open, read, write, fsync, open_directory, read_directory, close,
   mkdir, symlink, link, unlink, rmdir, rename, truncate, chmod, utimens, statfs, resolve,
@@ -63,6 +66,19 @@ auto LocalFileService::answer_durably(const Gate& gate, Act&& act) -> decltype(a
   if constexpr (std::is_same_v<decltype(outcome), Result<protocol::Opened, Errno>>)
     if (outcome) handles_.remove(outcome->handle);   // nobody is told of it
   return on_disk.error();
+}
+
+// INVARIANT: nobody resolves a name while names change their meaning; every
+//   handle is either entered before and follows, or opened after. And whoever
+//   waits for that holds no admission: it is decided by what is true then.
+template <class Lock, class Act>
+auto LocalFileService::holding_names(const protocol::Caller& caller, Call call, Act&& act) {
+  Lock names(names_);
+  const Gate gate = enter(caller, call);
+  return answer_durably(gate, [&] {
+    const Lock held = std::move(names);
+    return act(gate);
+  });
 }
 
 // The name by which a descriptor can be named to calls that take only names.

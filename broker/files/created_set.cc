@@ -5,7 +5,7 @@
 
 namespace fbroker::broker {
 
-void CreatedSet::add(const WorkspacePath& path, const protocol::FileIdentity& identity) {
+void CreatedSet::add(const HostLocation& path, const protocol::FileIdentity& identity) {
   const std::lock_guard lock(mutex_);
   directories_.erase(path);   // one that was there before is gone: this one is new
   if (was_persons_locked(path)) return;
@@ -13,7 +13,7 @@ void CreatedSet::add(const WorkspacePath& path, const protocol::FileIdentity& id
   directories_.emplace(path, identity);
 }
 
-void CreatedSet::add_persons(const WorkspacePath& path) {
+void CreatedSet::add_persons(const HostLocation& path) {
   const std::lock_guard lock(mutex_);
   directories_.insert_or_assign(path, std::nullopt);
 }
@@ -23,21 +23,21 @@ bool CreatedSet::has_room() const {
   return directories_.size() < kMaxDirectories;
 }
 
-void CreatedSet::persons_was(const WorkspacePath& path, Gone how) {
+void CreatedSet::persons_was(const HostLocation& path, Gone how) {
   const std::lock_guard lock(mutex_);
   if (persons_places_.size() >= kMaxDirectories) places_forgotten_ = true;
   else if (!persons_places_.emplace(path, how).second && how == Gone::moved) persons_places_[path] = how;
 }
 
-bool CreatedSet::was_persons(const WorkspacePath& path) const {
+bool CreatedSet::was_persons(const HostLocation& path) const {
   const std::lock_guard lock(mutex_);
   return was_persons_locked(path);
 }
 
-bool CreatedSet::was_persons_locked(const WorkspacePath& path) const {
+bool CreatedSet::was_persons_locked(const HostLocation& path) const {
   if (places_forgotten_) return true;
   if (persons_places_.contains(path)) return true;
-  for (WorkspacePath at = path; !at.is_root();) {
+  for (HostLocation at = path; at.path != "/";) {
     at = at.parent();
     if (const auto place = persons_places_.find(at); place != persons_places_.end() && place->second == Gone::moved)
       return true;
@@ -45,42 +45,44 @@ bool CreatedSet::was_persons_locked(const WorkspacePath& path) const {
   return false;
 }
 
-bool CreatedSet::made_any_of(const WorkspacePath& path) const {
+bool CreatedSet::made_any_of(const HostLocation& path) const {
   const std::lock_guard lock(mutex_);
   return covering_locked(path) || std::ranges::any_of(directories_, [&](const auto& entry) {
-           return entry.second && entry.first.is_at_or_below(path);
+           return entry.second && entry.first.below(path).has_value();
          });
 }
 
-std::optional<CreatedSet::Directory> CreatedSet::covering(const WorkspacePath& path) const {
+std::optional<CreatedSet::Directory> CreatedSet::covering(const HostLocation& path) const {
   const std::lock_guard lock(mutex_);
   return covering_locked(path);
 }
 
-std::optional<CreatedSet::Directory> CreatedSet::covering_locked(const WorkspacePath& path) const {
-  for (WorkspacePath at = path;; at = at.parent()) {
+std::optional<CreatedSet::Directory> CreatedSet::covering_locked(const HostLocation& path) const {
+  std::size_t levels = 0;
+  for (HostLocation at = path;; at = at.parent(), ++levels) {
     if (const auto found = directories_.find(at); found != directories_.end()) {
       if (!found->second) return std::nullopt;
-      return Directory{found->first, *found->second};
+      return Directory{levels, *found->second};
     }
-    if (at.is_root()) return std::nullopt;
+    if (at.path == "/") return std::nullopt;
   }
 }
 
-void CreatedSet::forget(const WorkspacePath& path) {
+void CreatedSet::forget(const HostLocation& path) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(directories_, [&](const auto& entry) { return entry.first.is_at_or_below(path); });
+  std::erase_if(directories_, [&](const auto& entry) { return entry.first.below(path).has_value(); });
 }
 
-void CreatedSet::moved(const WorkspacePath& from, const WorkspacePath& to) {
+void CreatedSet::moved(const HostLocation& from, const HostLocation& to) {
   const std::lock_guard lock(mutex_);
-  std::vector<std::pair<WorkspacePath, std::optional<protocol::FileIdentity>>> moving;
+  std::vector<std::pair<HostLocation, std::optional<protocol::FileIdentity>>> moving;
   for (auto at = directories_.begin(); at != directories_.end();) {
-    if (!at->first.is_at_or_below(from)) {
+    const auto rest = at->first.below(from);
+    if (!rest) {
       ++at;
       continue;
     }
-    if (auto path = at->first.moved(from, to)) moving.emplace_back(std::move(*path), at->second);
+    moving.emplace_back(to.at(*rest), at->second);
     at = directories_.erase(at);
   }
   for (auto& entry : moving) directories_.insert(std::move(entry));

@@ -127,6 +127,11 @@ std::string Export::host_path(const WorkspacePath& path) const {
   return base + "/" + path.below(at_);
 }
 
+std::optional<HostLocation> Export::location_of(const WorkspacePath& path) const {
+  if (!location_) return std::nullopt;
+  return location_->at(is_file() ? file_name_ : path == at_ ? "" : path.below(at_));
+}
+
 std::optional<WorkspacePath> Export::current_name(int fd) const {
   const std::string root_name = kernel_name(root());
   const auto rest = path_below(kernel_name(fd), root_name);
@@ -206,13 +211,23 @@ std::string ExportTable::host_path(const WorkspacePath& path) const {
   return on == nullptr ? "" : on->host_path(path);
 }
 
+HostLocation ExportTable::location_of(const WorkspacePath& path) const {
+  const Export* on = find(path);
+  return (on == nullptr ? std::nullopt : on->location_of(path)).value_or(HostLocation{"", path.bytes()});
+}
+
+bool ExportTable::holds_export(const HostLocation& place) const {
+  return std::any_of(exports_.begin(), exports_.end(), [&](const auto& candidate) {
+    const auto root = candidate->location_of(candidate->at());
+    return root && root->below(place);
+  });
+}
+
 std::vector<WorkspacePath> ExportTable::other_names(const WorkspacePath& path) const {
   if (!overlapping_) return {};
   const Export* on = find(path);
-  if (on == nullptr || on->is_file() || !on->location()) return {};
-  HostLocation place = *on->location();
-  if (path != on->at()) place.path = (place.path == "/" ? "" : place.path) + "/" + path.below(on->at());
-  std::vector<WorkspacePath> names = names_of(place);
+  if (on == nullptr || !on->location()) return {};
+  std::vector<WorkspacePath> names = names_of(*on->location_of(path));
   std::erase(names, path);
   return names;
 }

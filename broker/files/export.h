@@ -77,6 +77,10 @@ class Export {
   // For the audit alone.
   std::string host_path(const WorkspacePath& path) const;
 
+  // Where that lies; what is mounted below counts as lying on the export's own
+  // file system. None: the export's mount is not to be seen.
+  std::optional<HostLocation> location_of(const WorkspacePath& path) const;
+
   // What the kernel calls the open file now, as a workspace path; none when it
   // is not below this export's root any more.
   std::optional<WorkspacePath> current_name(int fd) const;
@@ -129,6 +133,13 @@ class ExportTable {
 
   // Other names that overlapping exports give to the file at `path`.
   std::vector<WorkspacePath> other_names(const WorkspacePath& path) const;
+  // The place of the host behind a path, the same for all of its names; where
+  // that cannot be known, one of its own.
+  HostLocation location_of(const WorkspacePath& path) const;
+  // Whether two names may mean one file: some exports lie in others.
+  bool overlapping() const noexcept { return overlapping_; }
+  // Whether the root of an export, or an exported file, lies at or below.
+  bool holds_export(const HostLocation& place) const;
   // Every name at which a place of the host is seen through these exports.
   std::vector<WorkspacePath> names_of(const HostLocation& place) const;
 

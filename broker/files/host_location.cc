@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <climits>
 #include <fstream>
 #include <sstream>
@@ -53,6 +54,13 @@ std::optional<std::string> HostLocation::below(const HostLocation& above) const 
   return path_below(path, above.path);
 }
 
+HostLocation HostLocation::at(const std::string& rest) const { return {device, joined(path, rest)}; }
+
+HostLocation HostLocation::parent() const {
+  const std::size_t slash = path.rfind('/');
+  return {device, slash == std::string::npos || slash == 0 ? "/" : path.substr(0, slash)};
+}
+
 std::string kernel_name(int fd) {
   std::array<char, PATH_MAX + 16> name{};
   const std::string link = "/proc/self/fd/" + std::to_string(fd);
@@ -94,12 +102,41 @@ bool folds_case(std::int64_t kind) noexcept {
   return std::find(kFolding.begin(), kFolding.end(), kind & 0xffffffff) != kFolding.end();
 }
 
-bool folds_case(int directory) {
+bool answers_to_other_case(int directory, const std::string& name, const FileStat& found) {
+  std::string other = name;
+  for (char& c : other) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalpha(byte) != 0) c = static_cast<char>(byte ^ 0x20);
+  }
+  if (other == name) return false;
+  const auto there = stat_at(directory, other.c_str());
+  return there && there->identity == found.identity;
+}
+
+bool folds_case(int directory) { return folding_of(directory) == Folding::yes; }
+
+Folding folding_of(int directory) {
+  constexpr std::array<std::int64_t, 8> kSaid{
+      0xef53,      // ext2, ext3, ext4
+      0x58465342,  // xfs
+      0x9123683e,  // btrfs
+      0x01021994,  // tmpfs
+      0xf2f52010,  // f2fs
+      0x794c7630,  // overlayfs
+      0x73717368,  // squashfs
+      0xe0f5e1e2,  // erofs
+  };
   struct statfs status {};
-  if (::fstatfs(directory, &status) != 0 || folds_case(std::int64_t{status.f_type})) return true;
+  if (::fstatfs(directory, &status) != 0) return Folding::yes;
+  const std::int64_t kind{status.f_type};
+  if (folds_case(kind)) return Folding::yes;
   const UniqueFd fd(::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   int flags = 0;
-  return fd && ::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_CASEFOLD_FL) != 0;
+  if (fd && ::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_CASEFOLD_FL) != 0)
+    return Folding::yes;
+  const bool said = std::find(kSaid.begin(), kSaid.end(), kind & 0xffffffff) != kSaid.end();
+  // ATTACK: a casefold directory of the person's, chmod'ed so that it cannot be asked.
+  return fd && said ? Folding::no : Folding::unsaid;
 }
 
 }  // namespace fbroker::broker

@@ -2,11 +2,14 @@
 // was reached through. Two names of one place (bind mounts) compare equal.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
 
 namespace fbroker::broker {
+
+struct FileStat;   // file_stat.h
 
 struct HostLocation {
   std::string device;   // "major:minor" of the mount, as in mountinfo
@@ -15,6 +18,12 @@ struct HostLocation {
   // What follows `above`, without a leading slash, "" for itself; none when
   // this place is not at or below it.
   std::optional<std::string> below(const HostLocation& above) const;
+  // The place called `rest` ("a/b", "" = this one) below this one.
+  HostLocation at(const std::string& rest) const;
+  // The directory that holds it; "/" of a file system holds itself.
+  HostLocation parent() const;
+
+  friend auto operator<=>(const HostLocation&, const HostLocation&) = default;
 };
 
 // None: its mount is not to be seen in /proc/self/mountinfo.
@@ -33,5 +42,12 @@ std::optional<std::string> path_below(const std::string& path, const std::string
 // (statfs(2), f_type), and for ext4 and f2fs by the directory's own flag.
 bool folds_case(std::int64_t kind) noexcept;
 bool folds_case(int directory);
+
+// Unsaid: a kind that is not known to tell (FUSE, network), or a directory that
+// may not be looked at. Then names are tried out one by one.
+enum class Folding : std::uint8_t { no, yes, unsaid };
+Folding folding_of(int directory);
+// Whether what was found as `name` in the directory is found under another spelling too.
+bool answers_to_other_case(int directory, const std::string& name, const FileStat& found);
 
 }  // namespace fbroker::broker

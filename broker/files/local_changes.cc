@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <memory>
 
@@ -24,8 +25,12 @@ using protocol::Lookup;
 
 namespace {
 
-// Entries looked at, before a directory that moves up is refused for its size.
+// Entries looked at, before a directory that moves up is refused for its size:
+// many, and few while another such look was a moment ago.
 constexpr std::size_t kMaxMovedEntries = 100'000;
+constexpr std::size_t kFreeEntries = 64;
+constexpr std::chrono::milliseconds kMaxScan{300};
+constexpr std::chrono::seconds kScanPause{2};
 constexpr int kMaxMovedDepth = 128;
 
 Result<void, Errno> result_of(int returned) {
@@ -39,13 +44,23 @@ std::size_t depth_of(const Export& on, const WorkspacePath& path) {
   return static_cast<std::size_t>(std::count(below.begin(), below.end(), '/'));
 }
 
+struct ScanBudget {
+  std::size_t entries = 0;
+  std::chrono::steady_clock::time_point until;
+
+  bool spend() {
+    if (entries == 0) return false;
+    --entries;
+    return entries % 64 != 0 || std::chrono::steady_clock::now() < until;
+  }
+};
+
 // Whether every link at or below `name` would stay within the export when
 // `name` itself lies `depth` below its root. False also for what is too large
 // to be looked through.
 bool links_stay(const Export& on, int directory, const char* name, std::size_t depth, int nesting,
-                std::size_t& budget) {
-  if (budget == 0 || nesting > kMaxMovedDepth) return false;
-  --budget;
+                ScanBudget& budget) {
+  if (!budget.spend() || nesting > kMaxMovedDepth) return false;
   const auto stat = stat_at(directory, name);
   if (!stat) return false;
   if (stat->is_symlink()) {
@@ -112,13 +127,12 @@ Result<LocalFileService::Decided, Errno> LocalFileService::permit_new(const Gate
 
 Result<Lookup, Errno> LocalFileService::mkdir(const Caller& caller, const WorkspacePath& path,
                                               std::uint32_t permissions) {
-  const Gate gate = enter(caller, Call::mkdir);
-  return answer_durably(gate, [&] { return make_directory(gate, path, permissions); });
+  return holding_names<NamesShared>(caller, Call::mkdir,
+                                    [&](const Gate& gate) { return make_directory(gate, path, permissions); });
 }
 
 Result<Lookup, Errno> LocalFileService::make_directory(const Gate& gate, const WorkspacePath& path,
                                                        std::uint32_t permissions) {
-  const std::shared_lock names(names_);
   FBROKER_TRY(const Decided decided, permit_new(gate, path));
   FBROKER_TRY(const Found before, find(gate, decided));
   if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
@@ -133,7 +147,7 @@ Result<Lookup, Errno> LocalFileService::make_directory(const Gate& gate, const W
     FBROKER_TRY(made, stat_of(fd.get()));
     return ok;
   }();
-  if (outcome) created_.add(path, made.identity);
+  if (outcome) created_.add(gate.exports().location_of(path), made.identity);
   if (outcome) tell_own_change(gate, path, before.directory.identity, &made);
   FBROKER_TRY_VOID(finish(gate, decided, Operation::create, outcome));
   return answer_lookup(gate, decide(gate, path));
@@ -144,13 +158,12 @@ Result<Lookup, Errno> LocalFileService::symlink(const Caller& caller, std::strin
   if (target.empty()) return Errno{ENOENT};
   if (target.size() > kMaxPathBytes - 1) return Errno{ENAMETOOLONG};
   if (target.find('\0') != target.npos) return Errno{EINVAL};
-  const Gate gate = enter(caller, Call::symlink);
-  return answer_durably(gate, [&] { return make_symlink(gate, target, path); });
+  return holding_names<NamesShared>(caller, Call::symlink,
+                                    [&](const Gate& gate) { return make_symlink(gate, target, path); });
 }
 
 Result<Lookup, Errno> LocalFileService::make_symlink(const Gate& gate, std::string_view target,
                                                      const WorkspacePath& path) {
-  const std::shared_lock names(names_);
   FBROKER_TRY(const Decided decided, permit_new(gate, path));
   const RecordWords words{.target = std::string(target)};
   // ATTACK: the broker follows no link and the agent's kernel stays in its
@@ -175,13 +188,12 @@ Result<Lookup, Errno> LocalFileService::make_symlink(const Gate& gate, std::stri
 
 Result<Lookup, Errno> LocalFileService::link(const Caller& caller, const FileRef& existing,
                                              const WorkspacePath& added) {
-  const Gate gate = enter(caller, Call::link);
-  return answer_durably(gate, [&] { return make_link(gate, existing, added); });
+  return holding_names<NamesAlone>(caller, Call::link,
+                                   [&](const Gate& gate) { return make_link(gate, existing, added); });
 }
 
 Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRef& existing,
                                                   const WorkspacePath& added) {
-  const std::unique_lock names(names_);
   FBROKER_TRY(const Decided source, permit(gate, existing.path, Operation::list));
   FBROKER_TRY(const Decided decided, permit_new(gate, added));
   FBROKER_TRY(const Found from, find_existing(gate, source, existing.expect));
@@ -222,20 +234,19 @@ Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRe
 // --- Removing
 
 Result<void, Errno> LocalFileService::unlink(const Caller& caller, const WorkspacePath& path) {
-  const Gate gate = enter(caller, Call::unlink);
-  return answer_durably(gate, [&] { return remove(gate, path, false); });
+  return holding_names<NamesAlone>(caller, Call::unlink,
+                                   [&](const Gate& gate) { return remove(gate, path, false); });
 }
 
 Result<void, Errno> LocalFileService::rmdir(const Caller& caller, const WorkspacePath& path) {
-  const Gate gate = enter(caller, Call::rmdir);
-  return answer_durably(gate, [&] { return remove(gate, path, true); });
+  return holding_names<NamesAlone>(caller, Call::rmdir,
+                                   [&](const Gate& gate) { return remove(gate, path, true); });
 }
 
 Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePath& path,
                                              bool directory) {
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
-  // Alone: the name must still be the file that was looked at when it goes.
-  const std::unique_lock names(names_);
+  // Names are held alone: this one must still be the file that was looked at when it goes.
   const Decided decided = decide(gate, path);
   if (!decided.visible()) return refuse(gate, decided, Operation::delete_, Errno{ENOENT});
   if (!decided.allows(Operation::delete_)) {
@@ -252,10 +263,11 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
                                 directory ? AT_REMOVEDIR : 0));
   }();
   if (outcome) {
-    mark_unlinked(path, found.stat->identity);
+    mark_unlinked(gate, path, found.stat->identity);
     links_.forget(path);
-    if (directory) created_.forget(path);
-    if (persons) created_.persons_was(path, CreatedSet::Gone::removed);
+    const HostLocation place = gate.exports().location_of(path);
+    if (directory) created_.forget(place);
+    if (persons) created_.persons_was(place, CreatedSet::Gone::removed);
     tell_own_change(gate, path, found.directory.identity, nullptr);
   }
   return finish(gate, decided, Operation::delete_, outcome);
@@ -266,12 +278,8 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
 Result<void, Errno> LocalFileService::rename(const Caller& caller, const WorkspacePath& from,
                                              const WorkspacePath& to, unsigned flags) {
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return Errno{EINVAL};
-  const Gate gate = enter(caller, Call::rename);
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
-  return answer_durably(gate, [&] {
-    // INVARIANT: nobody resolves a name while names change their meaning; every
-    //   handle is either entered before and follows, or opened after.
-    const std::unique_lock names(names_);
+  return holding_names<NamesAlone>(caller, Call::rename, [&](const Gate& gate) {
     return rename_locked(gate, from, to, flags);
   });
 }
@@ -290,8 +298,10 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
   FBROKER_TRY_VOID(check_replaced(gate, target, there, flags));
   // ATTACK: a directory that was filled where no guard held takes the place of
   //   one of the person's, whose name the person's tools know.
-  const bool persons_place = created_.was_persons(to) || (there.stat && !is_created(gate, to));
-  if (moving.stat->is_directory() && persons_place && created_.made_any_of(from))
+  const HostLocation left = gate.exports().location_of(from);
+  const HostLocation taken = gate.exports().location_of(to);
+  const bool persons_place = created_.was_persons(taken) || (there.stat && !is_created(gate, to));
+  if (moving.stat->is_directory() && persons_place && created_.made_any_of(left))
     return refuse(gate, source, Operation::delete_, Errno{EXDEV},
                   {.target = words.target, .detail = "a created directory where the person's was"});
 
@@ -304,17 +314,17 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
   // Two names of one file: rename(2) then does nothing at all.
   const bool same_file = there.stat && there.stat->identity == moving.stat->identity;
   if (outcome && !same_file) {
-    if (there.stat) mark_unlinked(to, there.stat->identity);
+    if (there.stat) mark_unlinked(gate, to, there.stat->identity);
     links_.forget(to);
     links_.moved(from, to);
-    created_.forget(to);
-    created_.moved(from, to);
-    if (moving.stat->is_directory() && !was_created) created_.persons_was(from, CreatedSet::Gone::moved);
+    created_.forget(taken);
+    created_.moved(left, taken);
+    if (moving.stat->is_directory() && !was_created) created_.persons_was(left, CreatedSet::Gone::moved);
     if (moving.stat->is_directory()) {
-      if (was_created) created_.add(to, moving.stat->identity);
-      else if (is_created(gate, to)) created_.add_persons(to);
+      if (was_created) created_.add(taken, moving.stat->identity);
+      else if (is_created(gate, to)) created_.add_persons(taken);
     }
-    follow_rename(from, to, there.directory.identity);
+    follow_rename(gate, from, to, there.directory.identity);
     const auto now = stat_at(there.place.directory.get(), there.place.name.c_str());
     tell_own_change(gate, from, moving.directory.identity, nullptr);
     tell_own_change(gate, to, there.directory.identity, now ? &*now : nullptr);
@@ -338,6 +348,10 @@ Result<void, Errno> LocalFileService::check_rename(const Gate& gate, const Decid
   if (target.on == nullptr) return Errno{EROFS};
   if (target.path.is_at_or_below(source.path)) return Errno{EINVAL};
   if (source.on != target.on) return Errno{EXDEV};
+  // ATTACK: moved to where its name is too long and back again, a link, an open
+  //   file or one of the person's directories would be known no more.
+  if (!names_fit(source.path, target.path))
+    return refuse(gate, source, Operation::delete_, Errno{ENAMETOOLONG}, words);
   // INVARIANT: a rename never changes what the policy says of a file. A
   //   directory remains whose it was, a file becomes part of where it goes.
   const bool directory = moving.stat->is_directory();
@@ -354,14 +368,27 @@ Result<void, Errno> LocalFileService::check_rename(const Gate& gate, const Decid
   // ATTACK: a relative link made deep in a tree climbs out of the export once
   //   the tree is moved up.
   const std::size_t depth = depth_of(*source.on, target.path);
-  if (!moving.stat->is_regular() && depth < depth_of(*source.on, source.path)) {
-    const ActAs as(source.on->owner());
-    std::size_t budget = kMaxMovedEntries;
-    if (!links_stay(*source.on, moving.place.directory.get(), moving.place.name.c_str(), depth, 0, budget))
-      return refuse(gate, source, Operation::delete_, Errno{EXDEV},
-                    {.target = words.target, .detail = "link would leave its export"});
-  }
+  if (!moving.stat->is_regular() && depth < depth_of(*source.on, source.path) &&
+      !links_stay_below(*source.on, moving.place, depth))
+    return refuse(gate, source, Operation::delete_, Errno{EXDEV},
+                  {.target = words.target, .detail = "link would leave its export"});
   return ok;
+}
+
+// Precondition: names_ is held alone; so a revoke may have to wait for this, and
+//   for others behind it.
+// ATTACK: many such renames, one after the other. After each there is a pause in
+//   which whatever cannot be seen through at once is refused.
+bool LocalFileService::links_stay_below(const Export& on, const Place& moving, std::size_t depth) {
+  const auto begun = std::chrono::steady_clock::now();
+  ScanBudget budget;
+  budget.entries = begun < next_scan_ ? kFreeEntries : kMaxMovedEntries;
+  budget.until = begun + kMaxScan;
+  const ActAs as(on.owner());
+  const bool stay = links_stay(on, moving.directory.get(), moving.name.c_str(), depth, 0, budget);
+  const auto now = std::chrono::steady_clock::now();
+  if (now - begun > kMaxScan / 10) next_scan_ = now + kScanPause;
+  return stay;
 }
 
 // Whether what lies at the target may be replaced.
@@ -391,25 +418,54 @@ void LocalFileService::tell_own_change(const Gate& gate, const WorkspacePath& pa
 }
 
 // Precondition: names_ is held alone.
-void LocalFileService::follow_rename(const WorkspacePath& from, const WorkspacePath& to,
-                                     const FileIdentity& directory) {
+bool LocalFileService::names_fit(const WorkspacePath& from, const WorkspacePath& to) const {
+  if (to.bytes().size() <= from.bytes().size()) return true;
+  if (!links_.fits(from, to)) return false;
+  const auto handles = handles_.all();
+  return std::ranges::all_of(handles, [&](const auto& handle) {
+    const std::lock_guard lock(handle->mutex);
+    return handle->unlinked || !handle->path.is_at_or_below(from) || handle->path.moved(from, to).has_value();
+  });
+}
+
+// Precondition: names_ is held alone.
+void LocalFileService::follow_rename(const Gate& gate, const WorkspacePath& from,
+                                     const WorkspacePath& to, const FileIdentity& directory) {
+  const ExportTable& exports = gate.exports();
+  const HostLocation left = exports.location_of(from), taken = exports.location_of(to);
+  // The same through another export: none, where that does not show the new place.
+  const auto elsewhere = [&](const Handle& handle, const std::string& rest) -> Result<WorkspacePath, Errno> {
+    for (const WorkspacePath& name : exports.names_of(taken.at(rest)))
+      if (exports.find(name) == handle.on.get()) return name;
+    return Errno{ENOENT};
+  };
   for (const auto& handle : handles_.all()) {
     const std::lock_guard lock(handle->mutex);
-    if (handle->unlinked || !handle->path.is_at_or_below(from)) continue;
-    auto path = handle->path.moved(from, to);
+    if (handle->unlinked) continue;
+    const bool below = handle->path.is_at_or_below(from);
+    if (!below && !exports.overlapping()) continue;
+    const auto rest = below ? std::nullopt : exports.location_of(handle->path).below(left);
+    if (!below && !rest) continue;
+    // What has no name there is judged by where the kernel says it is.
+    handle->stamp.store(0, std::memory_order_release);
+    auto path = below ? handle->path.moved(from, to) : elsewhere(*handle, *rest);
     if (!path) continue;
     if (handle->path == from) handle->in_directory = directory;
     handle->path = std::move(*path);
     handle->named_for_git = git::role_of(handle->path) != git::Role::none;
-    handle->stamp.store(0, std::memory_order_release);
   }
 }
 
 // Precondition: names_ is held alone.
-void LocalFileService::mark_unlinked(const WorkspacePath& path, const FileIdentity& identity) {
+void LocalFileService::mark_unlinked(const Gate& gate, const WorkspacePath& path,
+                                     const FileIdentity& identity) {
+  const ExportTable& exports = gate.exports();
+  const HostLocation place = exports.location_of(path);
   for (const auto& handle : handles_.all()) {
     const std::lock_guard lock(handle->mutex);
-    if (handle->path != path || handle->unlinked) continue;
+    const bool named = handle->path == path ||
+                       (exports.overlapping() && exports.location_of(handle->path) == place);
+    if (!named || handle->unlinked) continue;
     const bool same = handle->node ? handle->node->identity == identity : handle->directory;
     handle->unlinked = handle->unlinked || same;
   }

@@ -62,14 +62,13 @@ bool is_root(Handle& handle) {
 }  // namespace
 
 Result<Opened, Errno> LocalFileService::open_directory(const Caller& caller, const FileRef& ref) {
-  const Gate gate = enter(caller, Call::open_directory);
-  return answer_durably(gate, [&] { return open_listing(gate, ref); });
+  return holding_names<NamesShared>(caller, Call::open_directory,
+                                    [&](const Gate& gate) { return open_listing(gate, ref); });
 }
 
 Result<Opened, Errno> LocalFileService::open_listing(const Gate& gate, const FileRef& ref) {
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
-  if (handles_.full()) return Errno{EMFILE};
-  const std::shared_lock names(names_);
+  FBROKER_TRY(HandleTable::Slot slot, handles_.reserve());
   const Decided decided = decide(gate, ref.path);
   if (!decided.visible() && !ref.path.is_root())
     return refuse(gate, decided, Operation::list, Errno{ENOENT});
@@ -98,7 +97,7 @@ Result<Opened, Errno> LocalFileService::open_listing(const Gate& gate, const Fil
     opened.lifetime = Lifetime::until_told;
     if (!ref.expect.any() && opened.attributes.identity != ref.expect) return Errno{ESTALE};
   }
-  FBROKER_TRY(opened.handle, handles_.insert(made));
+  opened.handle = handles_.insert(std::move(slot), made);
   if (auto written = record(gate, decided, Operation::list, 0, {.handle = opened.handle}); !written) {
     handles_.remove(opened.handle);
     return written.error();
@@ -110,10 +109,10 @@ Result<DirectoryPage, Errno> LocalFileService::read_directory(const Caller& call
                                                               std::uint64_t position,
                                                               std::size_t max_entries) {
   FBROKER_TRY(const auto directory, handle(id, true));
+  const NamesShared names(names_);
   const Gate gate = enter(caller, Call::read_directory);
   if (!is_root(*directory))
     FBROKER_TRY_VOID(permit_handle(gate, *directory, Operation::list));
-  const std::shared_lock names(names_);
   const std::lock_guard lock(directory->mutex);
   if (position == 0) FBROKER_TRY_VOID(list(gate, *directory));
   if (position > directory->listing.size()) return Errno{EINVAL};
@@ -146,7 +145,10 @@ Result<void, Errno> LocalFileService::list(const Gate& gate, Handle& directory) 
     return Errno{ESTALE};
   if (directory.on->submounts() && session_.own_files.holds(directory.fd.get())) return Errno{ENOENT};
   const std::size_t in_use = listing_bytes_.load();
+  FBROKER_TRY(const FileStat self, stat_of(directory.fd.get()));
   const ActAs as(directory.on->owner());
+  directory.folding = folding_.ask(directory.fd.get(), self);
+  if (directory.folding == Folding::yes) return Errno{ENOENT};
   FBROKER_TRY(auto names, names_in(directory.fd.get(),
                                    in_use < kMaxListingBytes ? kMaxListingBytes - in_use : 0));
   for (std::string& name : names) {
@@ -173,8 +175,8 @@ std::optional<DirectoryEntry> LocalFileService::entry(const Gate& gate, const Ha
   }
   const ActAs as(directory.on->owner());
   const auto stat = stat_at(directory.fd.get(), listed.name.c_str());
-  if (!stat || !decided.decision.visible_as(stat->is_directory()) || stat->is_special() || directory.on->is_foreign_mount(*stat) ||
-      session_.own_files.contains(*stat))
+  if (!stat || why_hidden(gate, decided, *stat) != nullptr) return std::nullopt;
+  if (directory.folding == Folding::unsaid && answers_to_other_case(directory.fd.get(), listed.name, *stat))
     return std::nullopt;
   return DirectoryEntry{listed.name, attributes(decided, *stat)};
 }

@@ -9,6 +9,7 @@
 #include "broker/files/calls.h"
 #include "broker/files/git_files.h"
 #include "broker/files/own_files.h"
+#include "broker/files/revoked_files.h"
 #include "broker/watch/host_watch.h"
 
 namespace fbroker::broker {
@@ -108,11 +109,8 @@ LocalFileService::Decided LocalFileService::decide_by_policy(const Gate& gate, c
       std::any_of(entries.begin(), entries.end(), [](const auto& entry) { return entry.guard; });
   if (!guarded || !is_created(gate, path)) return decided;
   const policy::PathDecision before = decided.decision;
-  const auto by_git = [&](const auto& entry) {
-    return entry.guard && gate.snapshot().reason(entry.reason).id == kGitGuard;
-  };
   if (const git::Role role = git::role_of(path);
-      role != git::Role::none && std::ranges::any_of(entries, by_git)) {
+      role != git::Role::none && git_guard_holds(gate.admission.view().git_guard.get(), path)) {
     if (role == git::Role::closed) return decided;
     decided.vetted = true;
   }
@@ -194,12 +192,14 @@ std::vector<WorkspacePath> LocalFileService::created_guarded() const {
 }
 
 bool LocalFileService::is_created(const Gate& gate, const WorkspacePath& path) const {
-  const auto covering = created_.covering(path);
+  const auto covering = created_.covering(gate.exports().location_of(path));
   if (!covering) return false;
-  const Export* on = gate.exports().find(covering->path);
+  WorkspacePath above = path;
+  for (std::size_t up = covering->levels; up > 0 && !above.is_root(); --up) above = above.parent();
+  const Export* on = gate.exports().find(above);
   if (on == nullptr || on != gate.exports().find(path)) return false;
   const ActAs as(on->owner());
-  const auto directory = on->open(covering->path, O_PATH | O_DIRECTORY);
+  const auto directory = on->open(above, O_PATH | O_DIRECTORY);
   if (!directory) return false;
   const auto stat = stat_of(directory->get());
   return stat && stat->identity == covering->identity;
@@ -214,6 +214,17 @@ Result<void, Errno> LocalFileService::vet(const Gate& gate, const Decided& decid
   Decided refused = decided;
   refused.overruled = kGitGuard;
   return refuse(gate, refused, Operation::write, Errno{EACCES}, {.detail = std::move(*objection)});
+}
+
+// The lock, if it is one, is to be held until the file has that size.
+Result<std::unique_lock<std::mutex>, Errno> LocalFileService::vet_size(const Gate& gate,
+                                                                       const Decided& decided,
+                                                                       int fd, std::uint64_t size) {
+  std::unique_lock vetting(vetting_, std::defer_lock);
+  if (!decided.vetted) return vetting;   // writing is allowed, and no guard stands there
+  vetting.lock();
+  FBROKER_TRY_VOID(vet_change(gate, decided, fd, size, 0, {}));
+  return vetting;
 }
 
 // Precondition: vetting_ is held, so that nothing else changes the file meanwhile.
@@ -241,8 +252,10 @@ Result<void, Errno> LocalFileService::vet_change(const Gate& gate, const Decided
 bool LocalFileService::is_guarded_by_git(const Gate& gate, const WorkspacePath& path) const {
   auto probe = path.parent().child("x.git");
   if (probe) probe = probe->child("config");
-  return !probe || gate.snapshot().reason(
-      gate.snapshot().decide(*probe).of(Operation::write).reason).id == kGitGuard;
+  if (!probe) return true;
+  // Whoever else denies there; a grant that overrules it is the person's word.
+  return git_guard_holds(gate.admission.view().git_guard.get(), *probe, {Operation::write}) &&
+         !gate.snapshot().decide(*probe).allows(Operation::write);
 }
 
 std::shared_ptr<const std::vector<WorkspacePath>> LocalFileService::own_paths(const Gate& gate) {
@@ -264,10 +277,12 @@ bool LocalFileService::is_own(const Gate& gate, const WorkspacePath& path) {
 }
 
 // ATTACK: renaming a directory that leads to one of the broker's files would
-//   give that file a name that is not known for it.
+//   give that file a name that is not known for it. And where an export's root
+//   was, a link could lie that the next start follows.
 bool LocalFileService::holds_fixed(const Gate& gate, const WorkspacePath& path) {
   const auto own = own_paths(gate);
   return gate.exports().is_export(path) || gate.exports().leads_to_export(path) ||
+         gate.exports().holds_export(gate.exports().location_of(path)) ||
          std::any_of(own->begin(), own->end(),
                      [&](const WorkspacePath& mine) { return mine.is_at_or_below(path); });
 }
@@ -292,20 +307,23 @@ Rights LocalFileService::rights(const Gate& gate, Handle& handle) {
 
 // Precondition: handle.mutex is held.
 Rights LocalFileService::decide_anew(const Gate& gate, Handle& handle) {
+  const auto stat = handle.fd ? stat_of(handle.fd.get()) : Result<FileStat, Errno>(Errno{EBADF});
   const auto rights_as = [&](const WorkspacePath& name) {
     const Decided decided = decide(gate, name);
     if (handle.fd && decided.on != handle.on.get()) return Rights{};   // another export lies there now
     if (handle.directory) return Rights{.read = decided.visible()};
+    if (handle.node && is_revoked(gate, decided, handle.node->identity, handle.unlinked || !stat || stat->links > 1))
+      return Rights{};
     return Rights{
         .read = decided.allows(Operation::read) || pin_holds(gate, handle, decided, Operation::read),
         .write =
             decided.allows(Operation::write) || pin_holds(gate, handle, decided, Operation::write)};
   };
+  if (handle.fd && !stat) return Rights{};
   Rights now = rights_as(handle.path);
   // What the host moved is judged by where it is now as well; what has no name
   // any more by its last one.
-  if (handle.fd && handle.on && !handle.unlinked &&
-      !kernel_name(handle.fd.get()).ends_with(kDeleted)) {
+  if (handle.fd && handle.on && !handle.unlinked && !is_nameless(gate, handle, *stat)) {
     const auto current = handle.on->current_name(handle.fd.get());
     const Rights there = !current ? Rights{} : *current == handle.path ? now : rights_as(*current);
     now = {now.read && there.read, now.write && there.write};
@@ -314,6 +332,48 @@ Rights LocalFileService::decide_anew(const Gate& gate, Handle& handle) {
   now.write = now.write && handle.opened.write && !handle.revoked.write;
   handle.stamp.store(stamp_of(gate.snapshot().generation(), now), std::memory_order_release);
   return now;
+}
+
+// ATTACK: a file may itself be called "x (deleted)", so its name says nothing.
+bool LocalFileService::is_nameless(const Gate& gate, const Handle& handle, const FileStat& stat) {
+  if (stat.links == 0) return true;
+  if (!kernel_name(handle.fd.get()).ends_with(kDeleted)) return false;
+  // It has links, perhaps not by this name: then what the name says is not it.
+  const auto current = handle.on->current_name(handle.fd.get());
+  const Export* on = current ? gate.exports().find(*current) : nullptr;
+  if (on == nullptr) return false;
+  const auto there = on->open(*current, O_PATH | O_NOFOLLOW);
+  const auto found = there ? stat_of(there->get()) : there.error();
+  return !found || found->identity != stat.identity;
+}
+
+// INVARIANT: a file that was revoked is not there under any name, until that
+//   name is granted again.
+bool LocalFileService::is_revoked(const Gate& gate, const Decided& decided,
+                                  const protocol::FileIdentity& file,
+                                  bool may_have_other_names) const {
+  const RevokedFiles* revoked = gate.admission.view().revoked.get();
+  if (revoked == nullptr) return false;
+  const std::uint64_t since = revoked->denied_by(file, may_have_other_names);
+  if (since == 0) return false;
+  // Of the name, not of the file: a rule may be the reason that is given for it.
+  const auto grants = gate.snapshot().grants();
+  return std::none_of(grants.begin(), grants.end(), [&](const policy::Grant& grant) {
+    return grant.effect == Effect::allow && grant.order > since &&
+           grant.operations.has(Operation::read) && decided.path.is_at_or_below(grant.path);
+  });
+}
+
+const char* LocalFileService::why_hidden(const Gate& gate, const Decided& decided,
+                                         const FileStat& stat) const {
+  // ATTACK: under an allow of "**/*.md" every name leads, by its path, to
+  //   something visible; a file that is not listed itself leads nowhere.
+  if (!decided.path.is_root() && !decided.decision.visible_as(stat.is_directory())) return "default";
+  if (session_.own_files.contains(stat)) return "own-files";
+  if (stat.is_special()) return "special-file";
+  if (decided.on->is_foreign_mount(stat)) return "submount";
+  if (stat.is_regular() && is_revoked(gate, decided, stat.identity, stat.links > 1)) return "revoked";
+  return nullptr;
 }
 
 // A grant for one open lives on in the handle that used it, until somebody

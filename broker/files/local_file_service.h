@@ -17,9 +17,12 @@
 //
 // Threads: all members, any thread. Locks in their order: names_, a node's
 // append, vetting_, a handle's mutex; created_, claims_ and the tables' own are leaves.
+// An admission is taken after names_, never before: a revoke waits for those who
+// are admitted, and not for those who wait for names.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,6 +37,9 @@
 #include "broker/files/created_set.h"
 #include "broker/files/made_links.h"
 #include "broker/files/export.h"
+#include "broker/files/fair_shared_mutex.h"
+#include "broker/files/fold_checks.h"
+#include "broker/files/git_guard.h"
 #include "broker/handles/handle_table.h"
 #include "broker/handles/node_table.h"
 #include "broker/protocol/file_service.h"
@@ -125,6 +131,7 @@ class LocalFileService final : public protocol::FileService {
   std::vector<WorkspacePath> names_elsewhere(const std::vector<WorkspacePath>& places) const {
     return links_.elsewhere(places);
   }
+  bool is_open(const protocol::FileIdentity& file) const { return nodes_.contains(file); }
   std::size_t open_handles() const { return handles_.size(); }
 
   // What the session made that only its having made it allowed (a cloned
@@ -201,7 +208,15 @@ class LocalFileService final : public protocol::FileService {
   // it. Precondition: no lock is held, so that many can wait for one sync.
   template <class Act>
   auto answer_durably(const Gate& gate, Act&& act) -> decltype(act());
+  // The calls that resolve names (shared) or change what they mean (alone).
+  template <class Lock, class Act>
+  auto holding_names(const protocol::Caller& caller, Call call, Act&& act);
   bool is_created(const Gate& gate, const WorkspacePath& path) const;
+  // Why what was found under this name is not there for the session; none: it is.
+  const char* why_hidden(const Gate& gate, const Decided& decided, const FileStat& stat) const;
+  // Whether a revoke took the file away, and no newer grant of the name gave it back.
+  bool is_revoked(const Gate& gate, const Decided& decided, const protocol::FileIdentity& file,
+                  bool may_have_other_names) const;
   // Refuses content that would make the host's git run something.
   // Precondition: decided.vetted.
   Result<void, Errno> vet(const Gate& gate, const Decided& decided, std::string_view content);
@@ -212,13 +227,16 @@ class LocalFileService final : public protocol::FileService {
   Result<std::unique_lock<std::mutex>, Errno> vet_write(const Gate& gate, Handle& file,
                                                         std::uint64_t offset,
                                                         std::span<const std::byte> data);
+  Result<std::unique_lock<std::mutex>, Errno> vet_size(const Gate& gate, const Decided& decided,
+                                                       int fd, std::uint64_t size);
+  // What cannot stay as it is by now is emptied.
+  void vet_remains(const Gate& gate, Handle& file);
   // Whether the guard "git" stands at that place.
   bool is_guarded_by_git(const Gate& gate, const WorkspacePath& path) const;
   Errno refuse_for_git(const Gate& gate, Decided decided, Errno error, RecordWords words);
 
-  static constexpr const char* kGitGuard = "base:git";
   bool is_own(const Gate& gate, const WorkspacePath& path);
-  // Whether something of the broker's, or an export, lies strictly below.
+  // Whether something of the broker's, or an export, lies at or below, by any name.
   bool holds_fixed(const Gate& gate, const WorkspacePath& path);
   std::shared_ptr<const std::vector<WorkspacePath>> own_paths(const Gate& gate);
 
@@ -241,6 +259,8 @@ class LocalFileService final : public protocol::FileService {
   Result<std::shared_ptr<Handle>, Errno> handle(protocol::HandleId id, bool directory) const;
   Rights rights(const Gate& gate, Handle& handle);
   Rights decide_anew(const Gate& gate, Handle& handle);
+  // Whether the kernel's name of it is only a memory.
+  static bool is_nameless(const Gate& gate, const Handle& handle, const FileStat& stat);
   bool pin_holds(const Gate& gate, const Handle& handle, const Decided& decided,
                  policy::Operation operation) const;
   Result<Decided, Errno> permit_handle(const Gate& gate, Handle& handle,
@@ -273,7 +293,7 @@ class LocalFileService final : public protocol::FileService {
                                      std::uint32_t permissions);
   Result<protocol::Opened, Errno> hand_out(const Gate& gate, const Decided& decided,
                                            Opening opening, int flags,
-                                           const std::vector<Pin>& used);
+                                           const std::vector<Pin>& used, HandleTable::Slot slot);
   // Grants for one open that this open needs; EACCES when another open was first.
   Result<std::vector<Pin>, Errno> claim(const Gate& gate, const Decided& decided,
                                                 policy::OperationSet operations);
@@ -302,9 +322,13 @@ class LocalFileService final : public protocol::FileService {
                                      unsigned flags);
   void tell_own_change(const Gate& gate, const WorkspacePath& path,
                        const protocol::FileIdentity& directory, const FileStat* now);
-  void follow_rename(const WorkspacePath& from, const WorkspacePath& to,
+  // Whether every name that follows from `from` to `to` still is one there.
+  bool names_fit(const WorkspacePath& from, const WorkspacePath& to) const;
+  bool links_stay_below(const Export& on, const Place& moving, std::size_t depth);
+  void follow_rename(const Gate& gate, const WorkspacePath& from, const WorkspacePath& to,
                      const protocol::FileIdentity& directory);
-  void mark_unlinked(const WorkspacePath& path, const protocol::FileIdentity& identity);
+  void mark_unlinked(const Gate& gate, const WorkspacePath& path,
+                     const protocol::FileIdentity& identity);
 
   SessionContext& session_;
   LocalFileServiceOptions options_;
@@ -315,7 +339,9 @@ class LocalFileService final : public protocol::FileService {
 
   // Held shared while a name is resolved and its handle entered, alone while a
   // rename changes what names mean: a handle never misses a rename.
-  std::shared_mutex names_;
+  FairSharedMutex names_;
+  std::chrono::steady_clock::time_point next_scan_{};   // guarded by names_, held alone
+  FoldChecks folding_;
 
   std::mutex vetting_;                    // held from looking at such a file to writing it
   std::mutex claims_mutex_;               // guards claims_

@@ -49,7 +49,7 @@ Lifetime LocalFileService::watch(const Export& on, int directory, const FileStat
 }
 
 // Watches before it looks, so that no change falls between the two.
-Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate&, const Decided& decided) {
+Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, const Decided& decided) {
   const Export& on = *decided.on;
   const WorkspacePath& path = decided.path;
   Found found;
@@ -60,6 +60,13 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate&, const
     found.hidden = "own-files";
     return found;
   }
+  // ATTACK: a rule hides /.env, and what is mounted there opens it as /.ENV too.
+  const int parent = found.place.directory.get();
+  const Folding folding = folding_.ask(parent, found.directory);
+  if (folding == Folding::yes) {
+    found.hidden = "folds-case";
+    return found;
+  }
   const bool inside = path != on.at();
   found.lifetime =
       watch(on, found.place.directory.get(), found.directory, inside ? path.parent() : path);
@@ -67,12 +74,10 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate&, const
   auto stat = stat_at(found.place.directory.get(), found.place.name.c_str());
   if (!stat && stat.error().value == ENOENT) return found;
   if (!stat) return stat.error();
-  if (on.is_foreign_mount(*stat)) found.hidden = "submount";
-  if (stat->is_special()) found.hidden = "special-file";
-  if (session_.own_files.contains(*stat)) found.hidden = "own-files";
-  // ATTACK: under an allow of "**/*.md" every name leads, by its path, to
-  //   something visible; a file that is not listed itself leads nowhere.
-  if (!path.is_root() && !decided.decision.visible_as(stat->is_directory())) found.hidden = "default";
+  found.hidden = why_hidden(gate, decided, *stat);
+  if (found.hidden == nullptr && inside && folding == Folding::unsaid &&
+      answers_to_other_case(parent, found.place.name, *stat))
+    found.hidden = "folds-case";
   if (found.hidden != nullptr) return found;
   found.stat = std::move(*stat);
 

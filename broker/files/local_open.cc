@@ -28,6 +28,8 @@ struct LocalFileService::Opening {
   FileStat directory;
   Lifetime lifetime = Lifetime::none;
   bool created = false;
+  bool changed = false;           // the disk is not what it was: there is to be a record
+  std::optional<Errno> failed;    // what went wrong after that
 };
 
 namespace {
@@ -71,8 +73,9 @@ Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef
                                              std::uint32_t permissions) {
   if (!protocol::open_flags_known(flags)) return Errno{EINVAL};
   std::vector<Pin> used;
-  const Gate gate = enter(caller, Call::open);
-  auto opened = answer_durably(gate, [&] { return open_file(gate, ref, flags, permissions, used); });
+  auto opened = holding_names<NamesShared>(caller, Call::open, [&](const Gate& gate) {
+    return open_file(gate, ref, flags, permissions, used);
+  });
   if (!opened) give_back(used);
   if (!opened || use_up(used)) return opened;
   handles_.remove(opened->handle);   // nobody is told of it
@@ -83,8 +86,8 @@ Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRe
                                                   std::uint32_t permissions,
                                                   std::vector<Pin>& used) {
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
-  if (handles_.full()) return Errno{EMFILE};
-  const std::shared_lock names(names_);
+  // INVARIANT: nothing is made or emptied by an open that then finds no room for its handle.
+  FBROKER_TRY(HandleTable::Slot slot, handles_.reserve());
   const Decided decided = decide(gate, ref.path);
   const bool may_create = (flags & O_CREAT) != 0;
   OperationSet needed = operations_of(flags);
@@ -105,12 +108,12 @@ Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRe
         FBROKER_TRY_VOID(vet(gate, decided, {}));
       }
       auto made = create_file(gate, decided, flags, permissions);
-      if (made) return hand_out(gate, decided, std::move(*made), flags, used);
+      if (made) return hand_out(gate, decided, std::move(*made), flags, used, std::move(slot));
       if (made.error().value != EEXIST || (flags & O_EXCL) != 0) return made.error();
     }
     auto opening = open_existing(gate, decided, flags, ref.expect);
     if (opening && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) return Errno{EEXIST};
-    if (opening) return hand_out(gate, decided, std::move(*opening), flags, used);
+    if (opening) return hand_out(gate, decided, std::move(*opening), flags, used, std::move(slot));
     if (opening.error().value != ENOENT || !may_create) return opening.error();
     if (!creates)
       return refuse(gate, decided, Operation::create, Errno{EACCES},
@@ -131,6 +134,10 @@ Result<LocalFileService::Opening, Errno> LocalFileService::open_existing(
   // ATTACK: writing to a set-id file would put words into its owner's mouth.
   if (writes(flags) && found.stat->is_set_id())
     return refuse(gate, decided, Operation::write, Errno{EACCES}, {.detail = "set-id file"});
+  std::unique_lock<std::mutex> vetting;
+  if ((flags & O_TRUNC) != 0) {
+    FBROKER_TRY(vetting, vet_size(gate, decided, pinned.get(), 0));
+  }
   Opening opening;
   const ActAs as(decided.on->owner());
   const int access = flags & kPassedOn;
@@ -143,8 +150,10 @@ Result<LocalFileService::Opening, Errno> LocalFileService::open_existing(
     const int done = by_name ? ::truncate(proc_name(pinned.get()).c_str(), 0)
                              : ::ftruncate(opening.fd.get(), 0);
     if (done != 0) return Errno::last();
+    opening.changed = true;
   }
-  FBROKER_TRY(opening.stat, stat_of(opening.fd.get()));
+  if (auto stat = stat_of(opening.fd.get()); stat) opening.stat = *stat;
+  else opening.failed = stat.error();
   opening.directory = found.directory;
   opening.lifetime = found.lifetime;
   return opening;
@@ -166,10 +175,11 @@ Result<LocalFileService::Opening, Errno> LocalFileService::create_file(const Gat
   FBROKER_TRY(opening.fd, decided.on->open_child(
                               found.place.directory.get(), found.place.name.c_str(),
                               (flags & kPassedOn) | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
-  opening.created = true;
+  opening.created = opening.changed = true;
   // The caller's umask is in `permissions`; the broker's own must not be.
-  if (::fchmod(opening.fd.get(), permissions & 0777) != 0) return Errno::last();
-  FBROKER_TRY(opening.stat, stat_of(opening.fd.get()));
+  if (::fchmod(opening.fd.get(), permissions & 0777) != 0) opening.failed = Errno::last();
+  if (auto stat = stat_of(opening.fd.get()); stat) opening.stat = *stat;
+  else opening.failed = stat.error();
   opening.directory = found.directory;
   opening.lifetime = found.lifetime;
   return opening;
@@ -177,10 +187,21 @@ Result<LocalFileService::Opening, Errno> LocalFileService::create_file(const Gat
 
 Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided& decided,
                                                  Opening opening, int flags,
-                                                 const std::vector<Pin>& used) {
+                                                 const std::vector<Pin>& used,
+                                                 HandleTable::Slot slot) {
+  const Operation operation = opening.created ? Operation::create
+                              : writes(flags) ? Operation::write
+                                              : Operation::read;
   // The last look, at what was really opened.
-  if (!opening.stat.is_regular()) return Errno{EACCES};
-  if (session_.own_files.contains(opening.stat)) return Errno{ENOENT};
+  if (!opening.failed && !opening.stat.is_regular()) opening.failed = Errno{EACCES};
+  if (!opening.failed && session_.own_files.contains(opening.stat)) opening.failed = Errno{ENOENT};
+  if (opening.failed) {
+    // INVARIANT: what was made or emptied has its record, whatever came after.
+    if (!opening.changed) return *opening.failed;
+    tell_own_change(gate, decided.path, opening.directory.identity, nullptr);
+    return refuse(gate, decided, operation, *opening.failed,
+                  {.detail = words_for(flags, opening.created) + ", done all the same"});
+  }
 
   auto made = std::make_shared<Handle>();
   made->fd = std::move(opening.fd);
@@ -194,14 +215,10 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
   made->in_directory = opening.directory.identity;
   made->pinned_by = used;
   Opened opened{.attributes = attributes(decided, opening.stat), .lifetime = opening.lifetime};
-  FBROKER_TRY(opened.handle, handles_.insert(made));
-
-  const Operation operation = opening.created ? Operation::create
-                              : writes(flags) ? Operation::write
-                                              : Operation::read;
+  opened.handle = handles_.insert(std::move(slot), made);
   auto written = finish(gate, decided, operation, ok,
                         {.detail = words_for(flags, opening.created), .handle = opened.handle});
-  if (opening.created || (flags & O_TRUNC) != 0)
+  if (opening.changed)
     tell_own_change(gate, decided.path, opening.directory.identity, &opening.stat);
   if (!written) {
     handles_.remove(opened.handle);
@@ -295,6 +312,8 @@ Result<std::size_t, Errno> LocalFileService::write(const Caller& caller, HandleI
     if (count <= 0) break;
     done += static_cast<std::size_t>(count);
   }
+  // What landed is not what was looked at: a full disk, a quota.
+  if (vetting && done < data.size()) vet_remains(gate, *file);
   file->bytes_written += done;
   if (session_.watch == nullptr) return done;
   if (const auto now = stat_of(file->fd.get())) {
@@ -318,11 +337,33 @@ Result<std::unique_lock<std::mutex>, Errno> LocalFileService::vet_write(
     path = file.path;
   }
   const Decided decided = decide(gate, path);
-  if (!decided.vetted) return vetting;
+  if (!decided.vetted) {
+    // ATTACK: a handle whose name went stale, by a rename through another export,
+    //   is decided on as what nobody vets.
+    const bool pinned = [&] {
+      const std::lock_guard lock(file.mutex);
+      return pin_holds(gate, file, decided, Operation::write);
+    }();
+    if (decided.allows(Operation::write) || pinned) return vetting;
+    return refuse(gate, decided, Operation::write, Errno{EACCES}, {.handle = file.id});
+  }
   FBROKER_TRY(const FileStat now, stat_of(file.fd.get()));
   const std::uint64_t size = std::max(now.size, offset + data.size());
   FBROKER_TRY_VOID(vet_change(gate, decided, file.fd.get(), size, offset, data));
   return vetting;
+}
+
+// Precondition: vetting_ is held.
+void LocalFileService::vet_remains(const Gate& gate, Handle& file) {
+  WorkspacePath path;
+  {
+    const std::lock_guard lock(file.mutex);
+    path = file.path;
+  }
+  const Decided decided = decide(gate, path);
+  const auto now = stat_of(file.fd.get());
+  if (now && (!decided.vetted || vet_change(gate, decided, file.fd.get(), now->size, 0, {}))) return;
+  if (::ftruncate(file.fd.get(), 0) != 0) return;   // recorded as refused all the same
 }
 
 Result<void, Errno> LocalFileService::fsync(const Caller& caller, HandleId id, bool data_only) {

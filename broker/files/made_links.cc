@@ -48,6 +48,13 @@ void MadeLinks::moved(const WorkspacePath& from, const WorkspacePath& to) {
     if (const auto path = name.moved(from, to)) enter(*path, file);
 }
 
+bool MadeLinks::fits(const WorkspacePath& from, const WorkspacePath& to) const {
+  const std::lock_guard lock(mutex_);
+  for (auto at = files_.lower_bound(from); at != files_.end() && at->first.bytes().starts_with(from.bytes()); ++at)
+    if (at->first.is_at_or_below(from) && !at->first.moved(from, to)) return false;
+  return true;
+}
+
 std::vector<WorkspacePath> MadeLinks::elsewhere(const std::vector<WorkspacePath>& places) const {
   const auto among = [&](const WorkspacePath& name) {
     return std::ranges::any_of(places, [&](const WorkspacePath& place) { return name.is_at_or_below(place); });

@@ -27,7 +27,10 @@ class MadeLinks {
   void add(const WorkspacePath& existing, const WorkspacePath& added);
   // The name is gone.
   void forget(const WorkspacePath& name);
+  // Precondition: fits(from, to).
   void moved(const WorkspacePath& from, const WorkspacePath& to);
+  // Whether every name at or below `from` is still one when it has moved.
+  bool fits(const WorkspacePath& from, const WorkspacePath& to) const;
 
   // For files with a name at or below one of `places`: their names elsewhere.
   std::vector<WorkspacePath> elsewhere(const std::vector<WorkspacePath>& places) const;

@@ -1,5 +1,7 @@
 #include "broker/grants/changes.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -196,10 +198,18 @@ Result<void, GrantRefused> check_works(Session& session, std::vector<LiveGrant> 
                       rule};
 }
 
+// What else changes with it: already denied, and to be told.
+struct Besides {
+  std::vector<Touched> touched;
+  std::vector<LiveGrant> denied;
+};
+
 // Afterwards nothing at or below any of `places` is accessible by that name.
-RevokeOutcome deny_places(Session& session, const std::vector<WorkspacePath>& places, const char* because) {
+RevokeOutcome deny_places(Session& session, const std::vector<WorkspacePath>& places, const char* because,
+                          Besides besides = {}) {
   GrantStore& store = session.parts().grants;
   RevokeOutcome outcome;
+  outcome.denied = std::move(besides.denied);
   std::vector<LiveGrant> live = store.of(session.name());
   outcome.ended = take_out(live, [&](const LiveGrant& one) {
     return one.grant.effect == Effect::allow && is_at_or_below_any(one.grant.path, places);
@@ -217,16 +227,87 @@ RevokeOutcome deny_places(Session& session, const std::vector<WorkspacePath>& pl
     store.end_unstored(session.name(), ids_of(covered));
     outcome.denied.push_back(store.add_unstored(session.name(), session_deny(place, because)));
     live.push_back(outcome.denied.back());
+    session.inherit_revoked(live.back().grant.id, ids_of(covered));
     for (const std::string& id : allowing)
       if (std::find(outcome.overruled.begin(), outcome.overruled.end(), id) == outcome.overruled.end())
         outcome.overruled.push_back(id);
   }
 
-  std::vector<Touched> touched;
+  std::vector<Touched> touched = std::move(besides.touched);
   for (const WorkspacePath& place : places) touched.push_back({place, false});
   outcome.finality = make_final(session, session.compile_or_deny_all(live), touched, places);
   write_down(session, outcome, "revoke", places);
   return outcome;
+}
+
+// --- the files behind the names ----------------------------------------------
+
+// The session deny that holds at a place; none: nothing was allowed there.
+const LiveGrant* deny_over(const std::vector<LiveGrant>& live, const WorkspacePath& place) {
+  const LiveGrant* newest = nullptr;
+  for (const LiveGrant& one : live)
+    if (one.grant.effect == Effect::deny && place.is_at_or_below(one.grant.path)) newest = &one;
+  return newest;
+}
+
+// Whether `name` is a name of one of the files now.
+bool names_one_of(Session& session, const WorkspacePath& name, const FilesBelow& found) {
+  const auto view = session.view();
+  const Export* on = view->exports->find(name);
+  const auto fd = on == nullptr ? Result<UniqueFd, Errno>(Errno{ENOENT}) : on->open(name, O_PATH | O_NOFOLLOW);
+  const auto stat = fd ? stat_of(fd->get()) : fd.error();
+  return stat && (!found.complete || found.files.contains(stat->identity));
+}
+
+// Where the session knows the files by other names, in every export that shows them.
+std::vector<WorkspacePath> known_elsewhere(Session& session, const std::vector<WorkspacePath>& places,
+                                           const FilesBelow& found) {
+  std::vector<WorkspacePath> names;
+  for (const WorkspacePath& known : session.files().names_elsewhere(places)) {
+    if (!names_one_of(session, known, found)) continue;
+    std::vector<WorkspacePath> all = session.view()->exports->other_names(known);
+    all.push_back(known);
+    for (WorkspacePath& name : all)
+      if (!is_at_or_below_any(name, places) && std::find(names.begin(), names.end(), name) == names.end())
+        names.push_back(std::move(name));
+  }
+  return names;
+}
+
+// What is found now is all there is: by the places' own names nobody makes
+// links any more, since who was admitted before has been waited for.
+FilesBelow files_at(Session& session, const std::vector<WorkspacePath>& places, std::vector<LiveGrant>& denied) {
+  FilesBelow all;
+  SearchBudget budget;
+  GrantStore& store = session.parts().grants;
+  const auto view = session.view();
+  for (const WorkspacePath& place : places) {
+    if (place.is_root()) continue;   // there is no other name
+    const FilesBelow found = files_below(*view->exports, place, budget, [&](const auto& file) {
+      return session.files().is_open(file);
+    });
+    if (found.empty()) continue;
+    const auto live = store.of(session.name());
+    const LiveGrant* deny = deny_over(live, place);
+    if (deny == nullptr) {
+      denied.push_back(store.add_unstored(session.name(), session_deny(place, "its files have other names")));
+      deny = &denied.back();
+    }
+    session.keep_revoked(deny->grant.id, found);
+    all.add(found);
+  }
+  return all;
+}
+
+// ATTACK: the identity of a file that was never shown says that it exists. So
+//   only of open ones is it told; for the sake of others all is forgotten.
+std::vector<Touched> told_of(Session& session, const WorkspacePath& place, const FilesBelow& found) {
+  constexpr std::size_t kMaxTold = 256;
+  std::vector<Touched> told;
+  for (const auto& file : found.files)
+    if (session.files().is_open(file)) told.push_back({place, false, file});
+  const bool all = !found.complete || told.size() != found.files.size() || told.size() > kMaxTold;
+  return all ? std::vector<Touched>{{WorkspacePath()}} : told;
 }
 
 void add_to(RevokeOutcome& outcome, RevokeOutcome more) {
@@ -266,13 +347,20 @@ Result<LiveGrant, GrantRefused> grant(const ChangeTurn& turn, LiveGrant wanted) 
   return *stored;
 }
 
+// INVARIANT: a revoke takes files away, not only names. First the names go, so
+//   that by them nobody makes links any more; then what lies there is looked at,
+//   and is denied by identity, open or not, whatever it is called by now.
 RevokeOutcome revoke_places(const ChangeTurn& turn, const std::vector<WorkspacePath>& places) {
   Session& session = turn.session();
   RevokeOutcome outcome = deny_places(session, places, "revoked");
-  // INVARIANT: asked when nobody makes links there any more: who was admitted
-  //   before has been waited for.
-  const auto others = session.files().names_elsewhere(places);
-  if (!others.empty()) add_to(outcome, deny_places(session, others, "another name of what was revoked"));
+  std::vector<LiveGrant> denied;
+  const FilesBelow found = files_at(session, places, denied);
+  if (found.empty()) return outcome;
+  if (!found.complete)
+    session.parts().say("session " + session.name() + ": not all that was revoked could be looked through; until the "
+                        "revoke is taken back, no file with several names is shown");
+  // Those names that are known are denied as such, for the person to see.
+  add_to(outcome, deny_places(session, known_elsewhere(session, places, found), "another name of what was revoked", {told_of(session, places.front(), found), std::move(denied)}));
   return outcome;
 }
 

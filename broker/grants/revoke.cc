@@ -99,7 +99,7 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
   const auto begun = steady_clock::now();
   Finality finality;
   std::vector<protocol::FileIdentity> identities;
-  for (const Touched& place : touched) identities.push_back(identity_shown(session, place.path));
+  for (const Touched& place : touched) identities.push_back(place.file.any() ? identity_shown(session, place.path) : place.file);
   session.admissions().publish(std::move(next));
   drain(session, finality);
   for (const WorkspacePath& path : pins_end)

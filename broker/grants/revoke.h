@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "broker/protocol/file_service.h"
 #include "broker/sessions/view.h"
 #include "policy/base/workspace_path.h"
 
@@ -20,6 +21,7 @@ inline constexpr std::chrono::milliseconds kRevokeBound{2000};
 struct Touched {
   WorkspacePath path;    // it and everything below
   bool retire = false;   // writing was taken away while something stays readable
+  protocol::FileIdentity file = {};   // that one too, whatever its names; any: what is at `path`
 };
 
 struct Finality {

@@ -21,9 +21,28 @@ protocol::HandleId random_instance() {
 HandleTable::HandleTable(std::size_t max_handles)
     : max_handles_(max_handles), instance_(random_instance()) {}
 
-Result<protocol::HandleId, Errno> HandleTable::insert(std::shared_ptr<Handle> handle) {
+Result<HandleTable::Slot, Errno> HandleTable::reserve() {
   const std::unique_lock lock(mutex_);
-  if (handles_.size() >= max_handles_ || next_ > kCounterMask) return Errno{EMFILE};
+  if (handles_.size() + reserved_ >= max_handles_ || next_ + reserved_ > kCounterMask)
+    return Errno{EMFILE};
+  ++reserved_;
+  return Slot(this);
+}
+
+void HandleTable::give_up() {
+  const std::unique_lock lock(mutex_);
+  --reserved_;
+}
+
+Result<protocol::HandleId, Errno> HandleTable::insert(std::shared_ptr<Handle> handle) {
+  FBROKER_TRY(Slot slot, reserve());
+  return insert(std::move(slot), std::move(handle));
+}
+
+protocol::HandleId HandleTable::insert(Slot slot, std::shared_ptr<Handle> handle) {
+  const std::unique_lock lock(mutex_);
+  slot.table_ = nullptr;
+  --reserved_;
   handle->id = instance_ | next_++;
   const protocol::HandleId id = handle->id;
   handles_.emplace(id, std::move(handle));
@@ -58,6 +77,9 @@ std::size_t HandleTable::size() const {
   return handles_.size();
 }
 
-bool HandleTable::full() const { return size() >= max_handles_; }
+bool HandleTable::full() const {
+  const std::shared_lock lock(mutex_);
+  return handles_.size() + reserved_ >= max_handles_;
+}
 
 }  // namespace fbroker::broker

@@ -12,6 +12,7 @@
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "broker/files/export.h"
@@ -67,15 +68,34 @@ struct Handle {
   std::vector<Pin> pinned_by;           // grants for one open that this was
   Rights revoked;                       // taken away for good
   std::vector<ListedName> listing;
+  Folding folding = Folding::no;
   std::size_t listing_bytes = 0;
 };
 
 // Threads: all members, any thread.
 class HandleTable {
  public:
+  // Room for one handle, held until it is filled or given up.
+  class Slot {
+   public:
+    Slot() = default;
+    Slot(Slot&& other) noexcept : table_(std::exchange(other.table_, nullptr)) {}
+    Slot& operator=(Slot other) noexcept { std::swap(table_, other.table_); return *this; }
+    ~Slot() { if (table_ != nullptr) table_->give_up(); }
+
+   private:
+    friend class HandleTable;
+    explicit Slot(HandleTable* table) : table_(table) {}
+    HandleTable* table_ = nullptr;
+  };
+
   explicit HandleTable(std::size_t max_handles);
 
-  // Fills in the id. Errors: EMFILE when the table is full.
+  // To be taken before the disk is touched: an open that has made or emptied a
+  // file cannot then fail for want of room. Errors: EMFILE when the table is full.
+  Result<Slot, Errno> reserve();
+  // Fills in the id; without a slot, errors as reserve(). Precondition: the slot is one of this table's, not yet filled.
+  protocol::HandleId insert(Slot slot, std::shared_ptr<Handle> handle);
   Result<protocol::HandleId, Errno> insert(std::shared_ptr<Handle> handle);
   // None: no such handle (closed, another session's, another broker's, made up).
   std::shared_ptr<Handle> find(protocol::HandleId id) const;
@@ -85,7 +105,10 @@ class HandleTable {
   bool full() const;
 
  private:
-  mutable std::shared_mutex mutex_;   // guards handles_ and next_
+  void give_up();
+
+  mutable std::shared_mutex mutex_;   // guards handles_, reserved_ and next_
+  std::size_t reserved_ = 0;
   std::unordered_map<protocol::HandleId, std::shared_ptr<Handle>> handles_;
   const std::size_t max_handles_;
   const protocol::HandleId instance_;

@@ -4,7 +4,7 @@
 
 namespace fbroker::broker {
 
-std::size_t NodeTable::Hash::operator()(const protocol::FileIdentity& identity) const noexcept {
+std::size_t IdentityHash::operator()(const protocol::FileIdentity& identity) const noexcept {
   return std::hash<std::uint64_t>()(identity.inode ^ identity.device << 48 ^
                                     static_cast<std::uint64_t>(identity.birth_ns) << 20);
 }
@@ -20,6 +20,12 @@ std::shared_ptr<Node> NodeTable::node(const protocol::FileIdentity& identity) {
   auto node = std::shared_ptr<Node>(new Node{identity, {}});
   known = node;
   return node;
+}
+
+bool NodeTable::contains(const protocol::FileIdentity& identity) const {
+  const std::lock_guard lock(mutex_);
+  const auto known = nodes_.find(identity);
+  return known != nodes_.end() && !known->second.expired();
 }
 
 std::size_t NodeTable::size() const {

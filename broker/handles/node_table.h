@@ -12,6 +12,10 @@
 
 namespace fbroker::broker {
 
+struct IdentityHash {
+  std::size_t operator()(const protocol::FileIdentity& identity) const noexcept;
+};
+
 struct Node {
   const protocol::FileIdentity identity;
   std::mutex append;   // held from finding the end of the file to writing there
@@ -22,14 +26,13 @@ class NodeTable {
  public:
   // The node lives as long as somebody holds it.
   std::shared_ptr<Node> node(const protocol::FileIdentity& identity);
+  // Whether somebody has the file open.
+  bool contains(const protocol::FileIdentity& identity) const;
   std::size_t size() const;
 
  private:
-  struct Hash {
-    std::size_t operator()(const protocol::FileIdentity& identity) const noexcept;
-  };
   mutable std::mutex mutex_;   // guards nodes_
-  std::unordered_map<protocol::FileIdentity, std::weak_ptr<Node>, Hash> nodes_;
+  std::unordered_map<protocol::FileIdentity, std::weak_ptr<Node>, IdentityHash> nodes_;
   std::size_t sweep_at_ = 1024;   // size at which dead entries are thrown out next
 };
 

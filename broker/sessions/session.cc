@@ -10,6 +10,8 @@
 #include <span>
 
 #include "broker/control/person_path.h"
+#include "broker/files/git_guard.h"
+#include "broker/files/links_on_way.h"
 #include "broker/files/own_files.h"
 #include "broker/http/unix_listener.h"
 #include "broker/sessions/leftovers.h"
@@ -40,6 +42,9 @@ policy::Grant nothing_but_grants() {
   return deny;
 }
 
+// Grants and denies stand above nothing_but_grants().
+std::uint64_t order_in_snapshot(const policy::Grant& grant) { return grant.order + 1; }
+
 bool counts_now(const LiveGrant& live, system_clock::time_point now) {
   return !live.used && (!live.grant.expires || *live.grant.expires > now);
 }
@@ -50,7 +55,7 @@ std::vector<policy::Grant> grants_for_snapshot(const std::vector<LiveGrant>& gra
   for (const LiveGrant& live : grants) {
     if (!counts_now(live, now)) continue;
     list.push_back(live.grant);
-    ++list.back().order;  // above nothing_but_grants()
+    list.back().order = order_in_snapshot(live.grant);
   }
   return list;
 }
@@ -111,6 +116,33 @@ Result<void> check_shown(const policy::Policy& policy, const ExportTable& export
   return ok;
 }
 
+// Whether a session could have put something there: by any name of the place.
+bool may_be_changed(const HostLocation& place, const ExportTable& exports, const policy::Snapshot& snapshot) {
+  const auto names = exports.names_of(place);
+  return std::any_of(names.begin(), names.end(), [&](const WorkspacePath& name) {
+    const auto decision = snapshot.decide(name, {.created_by_session = true});
+    return decision.allows(policy::Operation::create) || decision.allows(policy::Operation::delete_);
+  });
+}
+
+// ATTACK: an agent puts a link to what is denied in the place that an export's
+//   `from` names, and the next start shows it there. Links of the person's own,
+//   where no agent writes, are followed.
+Result<void> check_ways(const policy::Policy& policy, const ExportTable& exports, const ExportTable& before,
+                        const policy::Snapshot& snapshot) {
+  for (const policy::Export& wanted : policy.exports) {
+    const Export* on = exports.find(wanted.at);
+    if (on == nullptr || before.share(on) != nullptr) continue;   // opened long ago, and stays
+    const auto link = link_on_way(on->wanted_path(), [&](const HostLocation& place) {
+      return may_be_changed(place, exports, snapshot);
+    });
+    if (link)
+      return Error{"export at " + wanted.at.bytes(),
+                   *link + ": is a link where the agent may put one; name what it leads to"};
+  }
+  return ok;
+}
+
 std::shared_ptr<const View> nothing() {
   auto empty = policy::Snapshot::compile({});
   auto exports = ExportTable::build({});
@@ -155,8 +187,11 @@ Session::~Session() { stop(std::chrono::milliseconds(0)); }
 // The socket comes last: whoever can connect finds everything in place.
 Result<void> Session::start() {
   if (options_.policy) parts_.own_files.add_file(*options_.policy);
-  FBROKER_TRY(auto first, compile_anew(policy_, parts_.grants.of(name())));
+  const std::vector<LiveGrant> grants = parts_.grants.of(name());
+  FBROKER_TRY(auto first, compile_anew(policy_, grants));
   admissions_.publish(std::move(first));
+  // What was revoked before a restart: its identities are not stored.
+  if (find_revoked(grants)) admissions_.publish(compile_or_deny_all(grants));
   if (auto watch = HostWatch::start(events_); watch) watch_ = std::move(*watch);
   else parts_.say("session " + name() + ": the host is not watched (" + watch.error().text() +
                   "); changes made there show after a second");
@@ -203,8 +238,41 @@ Result<std::shared_ptr<const View>> Session::compile(const policy::Policy& polic
   input.grants = grants_for_snapshot(grants);
   input.generation = generation_.fetch_add(1) + 2;  // 1 is nothing()'s
   FBROKER_TRY(auto snapshot, policy::Snapshot::compile(std::move(input)));
+  FBROKER_TRY_VOID(check_ways(policy, *exports, *before->exports, *snapshot));
+  FBROKER_TRY(auto git_guard, git_guard_of(policy.rules));
   return std::make_shared<const View>(View{std::move(snapshot), std::move(exports), policy.durability,
-                                           std::make_shared<policy::NetworkRules>(network(policy))});
+                                           std::make_shared<policy::NetworkRules>(network(policy)),
+                                           std::move(git_guard), revoked_by(grants)});
+}
+
+std::shared_ptr<const RevokedFiles> Session::revoked_by(const std::vector<LiveGrant>& grants) const {
+  std::shared_ptr<RevokedFiles> files;
+  for (const LiveGrant& live : grants) {
+    const auto known = revoked_.find(live.grant.id);
+    if (live.grant.effect != policy::Effect::deny || known == revoked_.end() || known->second.empty()) continue;
+    if (!files) files = std::make_shared<RevokedFiles>();
+    files->add(order_in_snapshot(live.grant), known->second);
+  }
+  return files;
+}
+
+void Session::inherit_revoked(const std::string& deny_id, const std::vector<std::string>& from) {
+  for (const std::string& id : from)
+    if (const auto known = revoked_.extract(id)) revoked_[deny_id].add(known.mapped());
+}
+
+// False: there is nothing.
+bool Session::find_revoked(const std::vector<LiveGrant>& grants) {
+  SearchBudget budget;
+  bool any = false;
+  for (const LiveGrant& live : grants) {
+    if (live.grant.effect != policy::Effect::deny) continue;
+    const FilesBelow found = files_below(*view()->exports, live.grant.path, budget,
+                                         [](const protocol::FileIdentity&) { return false; });
+    keep_revoked(live.grant.id, found);
+    any = any || !found.empty();
+  }
+  return any;
 }
 
 Result<std::shared_ptr<const View>> Session::compile_anew(const policy::Policy& policy,

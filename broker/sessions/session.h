@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "broker/files/local_file_service.h"
+#include "broker/files/revoked_files.h"
 #include "broker/grants/grant_store.h"
 #include "broker/http/http_front.h"
 #include "broker/sessions/admissions.h"
@@ -103,6 +105,12 @@ class Session {
   const policy::Policy& policy() const noexcept { return policy_; }
   void set_policy(policy::Policy policy) { policy_ = std::move(policy); }
 
+  // Files that are denied, under every name, for as long as the session deny
+  // `deny_id` lives: from the next compile() on. Precondition (both): a turn is held.
+  void keep_revoked(const std::string& deny_id, const FilesBelow& found) { revoked_[deny_id].add(found); }
+  // A wider deny takes the place of others.
+  void inherit_revoked(const std::string& deny_id, const std::vector<std::string>& from);
+
   void set_sandbox(Sandbox sandbox);
   std::shared_ptr<const Sandbox> sandbox() const;
 
@@ -129,11 +137,14 @@ class Session {
   Session(SessionOptions options, BrokerParts& parts, policy::Policy policy);
   Result<void> start();
   policy::NetworkRules network(const policy::Policy& policy) const;
+  std::shared_ptr<const RevokedFiles> revoked_by(const std::vector<LiveGrant>& grants) const;
+  bool find_revoked(const std::vector<LiveGrant>& grants);
 
   SessionOptions options_;
   BrokerParts& parts_;
   policy::Policy policy_;               // guarded by turn_
   std::vector<policy::Rule> repositories_;   // guarded by turn_; found on the host
+  std::map<std::string, FilesBelow> revoked_;   // by session deny; guarded by turn_
   std::atomic<std::uint64_t> generation_{0};
   std::mutex turn_;                     // one change at a time; taken before any other lock here
   SessionCounts counts_;

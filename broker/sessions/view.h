@@ -9,13 +9,17 @@
 
 namespace fbroker::broker {
 
-class ExportTable;  // broker/files/export.h
+class ExportTable;   // broker/files/export.h
+class RevokedFiles;  // broker/files/revoked_files.h
 
 struct View {
   std::shared_ptr<const policy::Snapshot> snapshot;
   std::shared_ptr<const ExportTable> exports;
   policy::Durability durability = policy::Durability::normal;
   std::shared_ptr<const policy::NetworkRules> network = std::make_shared<policy::NetworkRules>();
+  // The guard "git" alone, whoever else denies there too; none: it stands everywhere.
+  std::shared_ptr<const policy::Snapshot> git_guard = nullptr;
+  std::shared_ptr<const RevokedFiles> revoked = nullptr;   // none: nothing was
 };
 
 }  // namespace fbroker::broker

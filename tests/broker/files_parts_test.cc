@@ -35,48 +35,52 @@ INSTANTIATE_TEST_SUITE_P(, SymlinkTarget, testing::Values(
     Target{"HiddenDots", "./a/./../../..", 2, false}, Target{"DotsInAName", "..a/...", 0, true}),
     [](const auto& c) { return c.param.name; });
 
+broker::HostLocation on(std::string path) { return {"8:1", std::move(path)}; }
+
 TEST(FilesCreatedSet, CoversWhatLiesBelowByComponent) {
   CreatedSet set;
-  set.add(at("/a"), {1, 2, 3});
-  EXPECT_TRUE(set.covering(at("/a")));
-  EXPECT_TRUE(set.covering(at("/a/b/c")));
-  EXPECT_FALSE(set.covering(at("/ab")));
-  EXPECT_FALSE(set.covering(at("/")));
-  EXPECT_EQ(set.covering(at("/a/b"))->identity, (FileIdentity{1, 2, 3}));
+  set.add(on("/a"), {1, 2, 3});
+  EXPECT_TRUE(set.covering(on("/a")));
+  EXPECT_TRUE(set.covering(on("/a/b/c")));
+  EXPECT_FALSE(set.covering(on("/ab")));
+  EXPECT_FALSE(set.covering(on("/")));
+  EXPECT_EQ(set.covering(on("/a/b"))->identity, (FileIdentity{1, 2, 3}));
 }
 
 TEST(FilesCreatedSet, KeepsTheTopmostAndMovesAndForgets) {
   CreatedSet set;
-  set.add(at("/a"), {1, 2, 3});
-  set.add(at("/a/b"), {1, 4, 3});
-  EXPECT_EQ(set.covering(at("/a/b"))->path, at("/a"));
-  set.moved(at("/a"), at("/x/y"));
-  EXPECT_FALSE(set.covering(at("/a")));
-  EXPECT_EQ(set.covering(at("/x/y/b"))->path, at("/x/y"));
-  set.forget(at("/x"));
-  EXPECT_FALSE(set.covering(at("/x/y")));
+  set.add(on("/a"), {1, 2, 3});
+  set.add(on("/a/b"), {1, 4, 3});
+  EXPECT_EQ(set.covering(on("/a/b"))->levels, 1u);
+  set.moved(on("/a"), on("/x/y"));
+  EXPECT_FALSE(set.covering(on("/a")));
+  EXPECT_EQ(set.covering(on("/x/y/b"))->levels, 1u);
+  EXPECT_EQ(set.covering(on("/x/y/b"))->identity, (FileIdentity{1, 2, 3}));
+  set.forget(on("/x"));
+  EXPECT_FALSE(set.covering(on("/x/y")));
 }
 
 TEST(FilesCreatedSet, ADirectoryMadeAgainIsTheNewOne) {
   CreatedSet set;
-  set.add(at("/a"), {1, 2, 3});
-  set.add(at("/a"), {1, 5, 6});
-  EXPECT_EQ(set.covering(at("/a"))->identity, (FileIdentity{1, 5, 6}));
+  set.add(on("/a"), {1, 2, 3});
+  set.add(on("/a"), {1, 5, 6});
+  EXPECT_EQ(set.covering(on("/a"))->identity, (FileIdentity{1, 5, 6}));
 }
 
 TEST(FilesCreatedSet, ThePersonsDirectoryIsNotCoveredAndWhatIsMadeInItIs) {
   CreatedSet set;
-  set.add(at("/a"), {1, 2, 3});
-  set.add_persons(at("/a/p"));
-  EXPECT_FALSE(set.covering(at("/a/p/x")));
-  EXPECT_TRUE(set.covering(at("/a/q")));
-  set.add(at("/a/p/mine"), {1, 7, 3});
-  EXPECT_EQ(set.covering(at("/a/p/mine/x"))->path, at("/a/p/mine"));
-  set.moved(at("/a"), at("/b"));
-  EXPECT_FALSE(set.covering(at("/b/p/x")));
-  EXPECT_TRUE(set.covering(at("/b/p/mine/x")));
-  set.forget(at("/b/p"));
-  EXPECT_TRUE(set.covering(at("/b/p")));
+  set.add(on("/a"), {1, 2, 3});
+  set.add_persons(on("/a/p"));
+  EXPECT_FALSE(set.covering(on("/a/p/x")));
+  EXPECT_TRUE(set.covering(on("/a/q")));
+  set.add(on("/a/p/mine"), {1, 7, 3});
+  EXPECT_EQ(set.covering(on("/a/p/mine/x"))->levels, 1u);
+  EXPECT_EQ(set.covering(on("/a/p/mine/x"))->identity, (FileIdentity{1, 7, 3}));
+  set.moved(on("/a"), on("/b"));
+  EXPECT_FALSE(set.covering(on("/b/p/x")));
+  EXPECT_TRUE(set.covering(on("/b/p/mine/x")));
+  set.forget(on("/b/p"));
+  EXPECT_TRUE(set.covering(on("/b/p")));
 }
 
 TEST(FilesHostLocation, IsComparedByComponentWithinOneDevice) {

@@ -150,7 +150,8 @@ class FilesSession {
     auto snapshot = policy::Snapshot::compile({rules_, grants_, generation_});
     if (!snapshot) std::abort();
     return std::make_shared<const broker::View>(
-        broker::View{*snapshot, table_, durability_, std::make_shared<policy::NetworkRules>(network_, offline_)});
+        broker::View{*snapshot, table_, durability_, std::make_shared<policy::NetworkRules>(network_, offline_),
+                     broker::git_guard_of(rules_).value()});
   }
 
   std::vector<policy::Rule> rules_;

@@ -1,0 +1,261 @@
+// A revoke takes files away, not only names: links, open files whose own name is
+// gone, renames in the middle of it, restarts, exports that overlap.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "broker/files/revoked_files.h"
+#include "broker/grants/changes.h"
+#include "tests/broker/session_broker.h"
+#include "tests/support/temp_tree.h"
+
+namespace fbroker::test {
+namespace {
+
+constexpr const char* kOverlapping = R"({"version":1,"exports":[{"at":"/","from":"."},{"at":"/alias","from":"./sub"}],
+  "rules":[{"allow":"write","paths":["/"]}]})";
+
+class RevokeFiles : public testing::Test {
+ protected:
+  void begin(const std::string& policy = "") { session = broker.session(policy); }
+  void restart() {
+    session.reset();
+    broker.stop();
+    broker.start();
+    begin();
+  }
+  broker::LocalFileService& files() { return session->files(); }
+  protocol::HandleId open(const std::string& path, int flags = O_RDWR) {
+    const auto opened = files().open({}, {ws(path), {}, 0}, flags, 0644);
+    EXPECT_TRUE(opened) << path;
+    return opened ? opened->handle : 0;
+  }
+  int reads(protocol::HandleId handle) {
+    std::array<std::byte, 64> bytes{};
+    const auto done = files().read({}, handle, 0, bytes);
+    return done ? 0 : done.error().value;
+  }
+  int writes(protocol::HandleId handle) {
+    const auto done = files().write({}, handle, {}, std::as_bytes(std::span("x")));
+    return done ? 0 : done.error().value;
+  }
+  int link(const std::string& from, const std::string& to) {
+    const auto done = files().link({}, {ws(from), {}, 0}, ws(to));
+    return done ? 0 : done.error().value;
+  }
+  int rename(const std::string& from, const std::string& to) {
+    const auto done = files().rename({}, ws(from), ws(to), 0);
+    return done ? 0 : done.error().value;
+  }
+  int opens(const std::string& path, int flags = O_RDONLY) { return test::opens(*session, path, flags); }
+  void host_link(const std::string& from, const std::string& to) {
+    ASSERT_EQ(::link((broker.dir / "project" / from).c_str(), (broker.dir / "project" / to).c_str()), 0);
+  }
+  broker::RevokeOutcome revoke(const std::string& path) {
+    auto outcome = broker::revoke_places(session->take_turn(), {ws(path)});
+    EXPECT_TRUE(outcome.finality.is_final());
+    EXPECT_TRUE(outcome.recorded) << outcome.not_recorded;
+    return outcome;
+  }
+
+  SessionBroker broker{"/dev/shm"};
+  std::shared_ptr<broker::Session> session;
+};
+
+TEST_F(RevokeFiles, AnOpenFileWhoseOwnNameIsGoneEndsWithItsOtherName) {
+  broker.write("project/plan", "one");
+  broker.write("project/other", "two");
+  begin();
+  const auto handle = open("/plan"), other = open("/other");
+  ASSERT_EQ(link("/plan", "/b"), 0);
+  ASSERT_TRUE(files().unlink({}, ws("/plan")));
+  ASSERT_EQ(reads(handle), 0);
+  EXPECT_EQ(revoke("/b").finality.handles_closed, 1u);
+  EXPECT_EQ(reads(handle), EACCES);
+  EXPECT_EQ(writes(handle), EACCES);
+  EXPECT_EQ(reads(other), 0);
+  EXPECT_EQ(writes(other), 0);
+}
+
+TEST_F(RevokeFiles, AnOpenFileWithNoNameLeftElsewhereLives) {
+  broker.write("project/plan", "one");
+  broker.write("project/b", "another");
+  begin();
+  const auto handle = open("/plan");
+  ASSERT_TRUE(files().unlink({}, ws("/plan")));
+  revoke("/b");
+  EXPECT_EQ(reads(handle), 0) << "it was nothing of what was revoked";
+}
+
+TEST_F(RevokeFiles, LinksThatNobodyToldTheSessionOf) {
+  broker.write("project/d/a", "one");
+  broker.write("project/d/e", "two");
+  broker.write("project/free", "three");
+  host_link("d/a", "b");
+  host_link("free", "free2");
+  begin();
+  EXPECT_EQ(opens("/b"), 0);
+  const auto handle = open("/b");
+  revoke("/d");
+  EXPECT_EQ(reads(handle), EACCES);
+  EXPECT_EQ(opens("/b"), ENOENT);
+  EXPECT_EQ(opens("/b", O_WRONLY | O_TRUNC), ENOENT);
+  EXPECT_NE(rename("/b", "/c"), 0);
+  EXPECT_NE(link("/b", "/c"), 0);
+  EXPECT_FALSE(files().lookup({}, ws("/b"))->attributes);
+  // The other link of a file that was not revoked is nobody's business.
+  EXPECT_EQ(opens("/free2"), 0);
+  // Gone from the revoked place, and still what was revoked.
+  ASSERT_EQ(::unlink((broker.dir / "project/d/a").c_str()), 0);
+  EXPECT_EQ(opens("/b"), ENOENT);
+}
+
+TEST_F(RevokeFiles, ANewerGrantOfANameGivesItBackAndOnlyThat) {
+  broker.write("project/a", "one");
+  host_link("a", "b");
+  host_link("a", "c");
+  begin();
+  revoke("/a");
+  broker::LiveGrant wanted;
+  wanted.grant.path = ws("/b");
+  wanted.grant.operations = *policy::level_of(policy::Effect::allow, "read");
+  ASSERT_TRUE(broker::grant(session->take_turn(), wanted));
+  EXPECT_EQ(opens("/b"), 0);
+  EXPECT_EQ(opens("/c"), ENOENT);
+  EXPECT_EQ(opens("/a"), ENOENT);
+}
+
+TEST_F(RevokeFiles, TakingTheDenyBackGivesAllNamesBack) {
+  broker.write("project/a", "one");
+  host_link("a", "b");
+  begin();
+  const auto outcome = revoke("/a");
+  ASSERT_EQ(outcome.denied.size(), 1u);
+  ASSERT_TRUE(broker::revoke_id(session->take_turn(), outcome.denied.front().grant.id));
+  EXPECT_EQ(opens("/a"), 0);
+  EXPECT_EQ(opens("/b"), 0);
+}
+
+TEST_F(RevokeFiles, AWiderRevokeKeepsWhatANarrowerOneKnew) {
+  broker.write("project/d/a", "one");
+  host_link("d/a", "b");
+  begin();
+  revoke("/d/a");
+  ASSERT_EQ(::unlink((broker.dir / "project/d/a").c_str()), 0);
+  revoke("/d");
+  EXPECT_EQ(opens("/b"), ENOENT);
+}
+
+// By name nothing allowed it there, so no deny was needed; by another name it was open.
+TEST_F(RevokeFiles, WhatNothingAllowsByThatNameIsDeniedByTheOthers) {
+  broker.write("project/.env", "SECRET");
+  host_link(".env", "b");
+  begin();
+  EXPECT_EQ(opens("/b"), 0);
+  revoke("/.env");
+  EXPECT_EQ(opens("/b"), ENOENT);
+}
+
+TEST_F(RevokeFiles, LinksAreKnownAfterARestart) {
+  broker.write("project/a", "one");
+  broker.write("project/x", "two");
+  begin();
+  ASSERT_EQ(link("/a", "/b"), 0);
+  ASSERT_EQ(link("/x", "/y"), 0);
+  restart();
+  revoke("/a");
+  EXPECT_EQ(opens("/b"), ENOENT);
+  EXPECT_EQ(opens("/y"), 0);
+  restart();
+  EXPECT_EQ(opens("/b"), ENOENT) << "revoked before the restart";
+  EXPECT_EQ(opens("/y"), 0);
+}
+
+TEST_F(RevokeFiles, ALinkThatIsRenamedWithoutAPause) {
+  begin();
+  for (int round = 0; round < 30; ++round) {
+    const std::string name = "/r" + std::to_string(round);
+    broker.write("project" + name, "SECRET");
+    std::string last = name + "-0";
+    ASSERT_EQ(link(name, last), 0);
+    std::atomic<bool> stop{false};
+    std::thread agent([&] {
+      for (int k = 1; !stop; ++k) {
+        const std::string next = name + "-" + std::to_string(k);
+        if (rename(last, next) == 0) last = next;
+      }
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(round % 5));
+    revoke(name);
+    stop = true;
+    agent.join();
+    ASSERT_NE(opens(last), 0) << "round " << round << ": " << last;
+  }
+}
+
+TEST_F(RevokeFiles, InExportsThatOverlap) {
+  broker.write("project/sub/a", "one");
+  broker.write("project/sub/free", "two");
+  begin(kOverlapping);
+  ASSERT_EQ(link("/sub/a", "/sub/b"), 0);
+  const auto handle = open("/alias/b");
+  const auto outcome = broker.revoke("sub/a");
+  EXPECT_EQ(outcome.status, 200);
+  for (const char* name : {"/sub/a", "/sub/b", "/alias/a", "/alias/b"}) EXPECT_EQ(opens(name), ENOENT) << name;
+  EXPECT_EQ(reads(handle), EACCES);
+  EXPECT_EQ(opens("/alias/free"), 0);
+}
+
+// The name of an open file may end as the kernel's names of deleted ones do.
+TEST_F(RevokeFiles, AFileThatIsCalledDeleted) {
+  for (const std::string name : {"f2", "f (deleted)"}) {
+    broker.write("project/sub/f", "one");
+    std::filesystem::create_directories(broker.dir / "project/sub/d");
+    if (!session) begin(kOverlapping);
+    const auto handle = open("/alias/f", O_RDONLY);
+    ASSERT_EQ(rename("/sub/f", "/sub/d/" + name), 0);
+    EXPECT_EQ(reads(handle), 0);
+    const auto outcome = revoke("/sub/d/" + name);
+    EXPECT_EQ(reads(handle), EACCES) << name;
+    for (const auto& deny : outcome.denied) broker::revoke_id(session->take_turn(), deny.grant.id);
+  }
+}
+
+// ---- looking through places
+
+class FilesBelow : public testing::Test {
+ protected:
+  FilesBelow() {
+    for (const char* name : {"w/d/one", "w/d/e/two", "w/three"}) tree.write(name, "x");
+    EXPECT_EQ(::link(tree.path("w/d/e/two").c_str(), tree.path("w/linked").c_str()), 0);
+    broker::ExportTableInput input{tree.path("w"), tree.path(), {{.at = ws("/"), .from = ".", .submounts = false}}, {}};
+    table = broker::ExportTable::build(input).value();
+  }
+  static bool none(const protocol::FileIdentity&) { return false; }
+  TempTree tree;
+  std::shared_ptr<const broker::ExportTable> table;
+};
+
+TEST_F(FilesBelow, AreThoseWithOtherNamesOrOpenOnes) {
+  broker::SearchBudget budget;
+  EXPECT_EQ(broker::files_below(*table, ws("/d"), budget, none).files.size(), 1u);
+  EXPECT_EQ(broker::files_below(*table, ws("/d"), budget, [](const auto&) { return true; }).files.size(), 2u);
+  EXPECT_TRUE(broker::files_below(*table, ws("/three"), budget, none).empty());
+  EXPECT_TRUE(broker::files_below(*table, ws("/nothing"), budget, none).empty());
+}
+
+TEST_F(FilesBelow, AreEveryFileWithTwoNamesWhereNotAllCouldBeSeen) {
+  broker::SearchBudget little;
+  little.entries = 1;
+  const auto found = broker::files_below(*table, ws("/d"), little, none);
+  EXPECT_FALSE(found.complete);
+  broker::RevokedFiles revoked;
+  revoked.add(7, found);
+  EXPECT_EQ(revoked.denied_by({1, 2, 3}, true), 7u);
+  EXPECT_EQ(revoked.denied_by({1, 2, 3}, false), 0u);
+}
+
+}  // namespace
+}  // namespace fbroker::test
