@@ -1,5 +1,6 @@
 #include "broker/files/host_location.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -11,6 +12,9 @@
 #include <cctype>
 #include <climits>
 #include <fstream>
+#include <limits>
+#include <memory>
+#include <set>
 #include <sstream>
 
 #include "broker/files/file_stat.h"
@@ -102,15 +106,49 @@ bool folds_case(std::int64_t kind) noexcept {
   return std::find(kFolding.begin(), kFolding.end(), kind & 0xffffffff) != kFolding.end();
 }
 
-bool answers_to_other_case(int directory, const std::string& name, const FileStat& found) {
-  std::string other = name;
-  for (char& c : other) {
+namespace {
+
+std::string in_other_case(std::string name) {
+  for (char& c : name) {
     const auto byte = static_cast<unsigned char>(c);
     if (std::isalpha(byte) != 0) c = static_cast<char>(byte ^ 0x20);
   }
-  if (other == name) return false;
-  const auto there = stat_at(directory, other.c_str());
-  return there && there->identity == found.identity;
+  return name;
+}
+
+// Names in the directory, `most` at most; none: it cannot be listed.
+std::optional<std::set<std::string>> listing(int directory, std::size_t most) {
+  UniqueFd fd(::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(fd ? ::fdopendir(fd.get()) : nullptr, &::closedir);
+  if (!stream) return std::nullopt;
+  (void)fd.release();
+  std::set<std::string> names;
+  while (const dirent* entry = names.size() < most ? ::readdir(stream.get()) : nullptr) names.emplace(entry->d_name);
+  return names;
+}
+
+bool is_there(int directory, const std::string& name) { return stat_at(directory, name.c_str()).has_value(); }
+
+}  // namespace
+
+Folding tried_out(int directory) {
+  constexpr std::size_t kMost = 10'000;
+  const auto names = listing(directory, kMost);
+  if (!names || names->size() == kMost) return Folding::unsaid;
+  for (const std::string& name : *names) {
+    const std::string other = in_other_case(name);
+    if (other == name || names->contains(other)) continue;
+    if (is_there(directory, other)) return Folding::yes;
+    if (is_there(directory, name)) return Folding::no;
+  }
+  return Folding::unsaid;
+}
+
+bool is_other_spelling(int directory, const std::string& name) {
+  const std::string other = in_other_case(name);
+  if (other == name || !is_there(directory, other)) return false;
+  const auto names = listing(directory, std::numeric_limits<std::size_t>::max());
+  return !names || !names->contains(name);
 }
 
 bool folds_case(int directory) { return folding_of(directory) == Folding::yes; }
@@ -136,7 +174,7 @@ Folding folding_of(int directory) {
     return Folding::yes;
   const bool said = std::find(kSaid.begin(), kSaid.end(), kind & 0xffffffff) != kSaid.end();
   // ATTACK: a casefold directory of the person's, chmod'ed so that it cannot be asked.
-  return fd && said ? Folding::no : Folding::unsaid;
+  return fd && said ? Folding::no : tried_out(directory);
 }
 
 }  // namespace fbroker::broker

@@ -9,8 +9,6 @@
 
 namespace fbroker::broker {
 
-struct FileStat;   // file_stat.h
-
 struct HostLocation {
   std::string device;   // "major:minor" of the mount, as in mountinfo
   std::string path;     // within that file system, "/" or without '/' at the end
@@ -43,11 +41,13 @@ std::optional<std::string> path_below(const std::string& path, const std::string
 bool folds_case(std::int64_t kind) noexcept;
 bool folds_case(int directory);
 
-// Unsaid: a kind that is not known to tell (FUSE, network), or a directory that
-// may not be looked at. Then names are tried out one by one.
+// Kinds that are not known to tell (FUSE, network) are tried out: a name that is
+// there, sought in another spelling. Unsaid: there was none to try it with, or
+// the directory may not be listed; then each name that is found is tried.
 enum class Folding : std::uint8_t { no, yes, unsaid };
 Folding folding_of(int directory);
-// Whether what was found as `name` in the directory is found under another spelling too.
-bool answers_to_other_case(int directory, const std::string& name, const FileStat& found);
+Folding tried_out(int directory);
+// Whether `name`, which was found, is only another spelling of what is listed.
+bool is_other_spelling(int directory, const std::string& name);
 
 }  // namespace fbroker::broker

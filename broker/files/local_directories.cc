@@ -147,8 +147,7 @@ Result<void, Errno> LocalFileService::list(const Gate& gate, Handle& directory) 
   const std::size_t in_use = listing_bytes_.load();
   FBROKER_TRY(const FileStat self, stat_of(directory.fd.get()));
   const ActAs as(directory.on->owner());
-  directory.folding = folding_.ask(directory.fd.get(), self);
-  if (directory.folding == Folding::yes) return Errno{ENOENT};
+  if (folding_.ask(directory.fd.get(), self) == Folding::yes) return Errno{ENOENT};
   FBROKER_TRY(auto names, names_in(directory.fd.get(),
                                    in_use < kMaxListingBytes ? kMaxListingBytes - in_use : 0));
   for (std::string& name : names) {
@@ -176,8 +175,6 @@ std::optional<DirectoryEntry> LocalFileService::entry(const Gate& gate, const Ha
   const ActAs as(directory.on->owner());
   const auto stat = stat_at(directory.fd.get(), listed.name.c_str());
   if (!stat || why_hidden(gate, decided, *stat) != nullptr) return std::nullopt;
-  if (directory.folding == Folding::unsaid && answers_to_other_case(directory.fd.get(), listed.name, *stat))
-    return std::nullopt;
   return DirectoryEntry{listed.name, attributes(decided, *stat)};
 }
 

@@ -448,6 +448,19 @@ void LocalFileService::close_all() {
   for (const auto& handle : handles_.all()) close({.pid = handle->pid, .peer_pid = handle->peer_pid}, handle->id);
 }
 
+std::unordered_set<protocol::FileIdentity, IdentityHash> LocalFileService::open_elsewhere(
+    const std::vector<WorkspacePath>& places) const {
+  std::unordered_set<protocol::FileIdentity, IdentityHash> files;
+  for (const auto& handle : handles_.all()) {
+    const std::lock_guard lock(handle->mutex);
+    const bool there = std::ranges::any_of(places, [&](const WorkspacePath& place) {
+      return handle->path.is_at_or_below(place);
+    });
+    if (handle->node && (!there || handle->unlinked)) files.insert(handle->node->identity);
+  }
+  return files;
+}
+
 std::size_t LocalFileService::close_refused_handles(const std::optional<WorkspacePath>& revoked) {
   std::size_t lost = 0;
   for (const auto& handle : handles_.all()) {

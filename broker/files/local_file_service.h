@@ -32,6 +32,7 @@
 #include <shared_mutex>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "broker/files/created_set.h"
@@ -131,7 +132,10 @@ class LocalFileService final : public protocol::FileService {
   std::vector<WorkspacePath> names_elsewhere(const std::vector<WorkspacePath>& places) const {
     return links_.elsewhere(places);
   }
-  bool is_open(const protocol::FileIdentity& file) const { return nodes_.contains(file); }
+  // Files that are open under a name that is at or below none of these, or that
+  // is theirs no more.
+  std::unordered_set<protocol::FileIdentity, IdentityHash> open_elsewhere(
+      const std::vector<WorkspacePath>& places) const;
   std::size_t open_handles() const { return handles_.size(); }
 
   // What the session made that only its having made it allowed (a cloned

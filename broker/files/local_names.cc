@@ -76,7 +76,7 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, 
   if (!stat) return stat.error();
   found.hidden = why_hidden(gate, decided, *stat);
   if (found.hidden == nullptr && inside && folding == Folding::unsaid &&
-      answers_to_other_case(parent, found.place.name, *stat))
+      is_other_spelling(parent, found.place.name))
     found.hidden = "folds-case";
   if (found.hidden != nullptr) return found;
   found.stat = std::move(*stat);

@@ -281,11 +281,12 @@ FilesBelow files_at(Session& session, const std::vector<WorkspacePath>& places, 
   SearchBudget budget;
   GrantStore& store = session.parts().grants;
   const auto view = session.view();
+  // What is open under a revoked name is closed by that name.
+  const auto open = session.files().open_elsewhere(places);
   for (const WorkspacePath& place : places) {
     if (place.is_root()) continue;   // there is no other name
-    const FilesBelow found = files_below(*view->exports, place, budget, [&](const auto& file) {
-      return session.files().is_open(file);
-    });
+    const FilesBelow found = files_below(*view->exports, place, budget,
+                                         [&](const auto& file) { return open.contains(file); });
     if (found.empty()) continue;
     const auto live = store.of(session.name());
     const LiveGrant* deny = deny_over(live, place);
@@ -304,8 +305,9 @@ FilesBelow files_at(Session& session, const std::vector<WorkspacePath>& places, 
 std::vector<Touched> told_of(Session& session, const WorkspacePath& place, const FilesBelow& found) {
   constexpr std::size_t kMaxTold = 256;
   std::vector<Touched> told;
+  const auto open = session.files().open_elsewhere({});
   for (const auto& file : found.files)
-    if (session.files().is_open(file)) told.push_back({place, false, file});
+    if (open.contains(file)) told.push_back({place, false, file});
   const bool all = !found.complete || told.size() != found.files.size() || told.size() > kMaxTold;
   return all ? std::vector<Touched>{{WorkspacePath()}} : told;
 }

@@ -68,7 +68,6 @@ struct Handle {
   std::vector<Pin> pinned_by;           // grants for one open that this was
   Rights revoked;                       // taken away for good
   std::vector<ListedName> listing;
-  Folding folding = Folding::no;
   std::size_t listing_bytes = 0;
 };
 

@@ -22,12 +22,6 @@ std::shared_ptr<Node> NodeTable::node(const protocol::FileIdentity& identity) {
   return node;
 }
 
-bool NodeTable::contains(const protocol::FileIdentity& identity) const {
-  const std::lock_guard lock(mutex_);
-  const auto known = nodes_.find(identity);
-  return known != nodes_.end() && !known->second.expired();
-}
-
 std::size_t NodeTable::size() const {
   const std::lock_guard lock(mutex_);
   return nodes_.size();

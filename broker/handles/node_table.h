@@ -26,8 +26,6 @@ class NodeTable {
  public:
   // The node lives as long as somebody holds it.
   std::shared_ptr<Node> node(const protocol::FileIdentity& identity);
-  // Whether somebody has the file open.
-  bool contains(const protocol::FileIdentity& identity) const;
   std::size_t size() const;
 
  private:

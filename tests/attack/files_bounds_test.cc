@@ -9,6 +9,7 @@
 #include "broker/files/fold_checks.h"
 #include "policy/base_rules.h"
 #include "tests/broker/files_session.h"
+#include "tests/support/folding_mount.h"
 
 namespace fbroker::test {
 namespace {
@@ -216,21 +217,34 @@ TEST(LargeTrees, AreMovedUpAllTheSame) {
 
 // ---- case ------------------------------------------------------------------------------------
 
-// Two links stand in for what a file system does that folds case.
-TEST(FoldedCase, IsFoundOutByAnotherSpelling) {
+TEST(FoldedCase, ADirectoryThatTellsCasesApartIsFoundOut) {
   TempTree tree;
-  tree.write("d/.env", "x");
-  tree.write("d/other", "x");
-  ASSERT_EQ(::link(tree.path("d/.env").c_str(), tree.path("d/.ENV").c_str()), 0);
+  tree.mkdir("d");
   const UniqueFd directory(::open(tree.path("d").c_str(), O_PATH | O_DIRECTORY));
-  const auto answers = [&](const char* name) {
-    return broker::answers_to_other_case(directory.get(), name, broker::stat_at(directory.get(), name).value());
-  };
-  EXPECT_TRUE(answers(".env"));
-  EXPECT_TRUE(answers(".ENV"));
-  EXPECT_FALSE(answers("other"));
-  broker::FoldChecks checks;
-  EXPECT_NE(checks.ask(directory.get(), broker::stat_of(directory.get()).value()), broker::Folding::yes);
+  EXPECT_EQ(broker::tried_out(directory.get()), broker::Folding::unsaid);
+  tree.write("d/x", "");
+  tree.write("d/X", "");
+  EXPECT_EQ(broker::tried_out(directory.get()), broker::Folding::unsaid);
+  EXPECT_FALSE(broker::is_other_spelling(directory.get(), "X"));
+  tree.write("d/.env", "");
+  EXPECT_EQ(broker::tried_out(directory.get()), broker::Folding::no);
+  EXPECT_FALSE(broker::is_other_spelling(directory.get(), ".env"));
+}
+
+// A mount below the export that takes .ENV for .env, as what Windows and Macs
+// share does.
+TEST(FoldedCase, AMountBelowThatFoldsIsNotThere) {
+  for (const bool folds : {true, false}) {
+    FilesSession s({allow("read", {"/**"}), deny("all", {"**/.env"})});
+    s.tree.mkdir("w/usb");
+    auto mounted = FoldingMount::at(s.tree.path("w/usb"), folds);
+    if (!mounted) GTEST_SKIP() << "no FUSE for this user";
+    s.set_exports({{.at = at("/"), .from = ".", .submounts = true}});
+    EXPECT_EQ(s.open_error("/usb/.env"), ENOENT);
+    EXPECT_EQ(s.open_error("/usb/.ENV"), ENOENT);
+    EXPECT_EQ(s.open_error("/usb/readme"), folds ? ENOENT : 0);
+    EXPECT_EQ(s.names("/usb"), folds ? std::vector<std::string>{"errno 2"} : std::vector<std::string>{"readme"});
+  }
 }
 
 }  // namespace
