@@ -60,7 +60,7 @@ Result<CanonicalPath> canonical_path(const std::string& path) {
     if (target->starts_with('/')) found.path.clear();
     put_in_front(parts, *target);
   }
-  if (found.path.empty()) found.path = "/";
+  if (found.path.empty()) found.path.push_back('/');   // GCC 12 warns of = "/" here
   return found;
 }
 

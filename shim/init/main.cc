@@ -75,7 +75,8 @@ void end_file_service(pid_t file_service) {
 }
 
 // Reaps, passes signals on, and returns the agent's status.
-int supervise(Children children) {
+int supervise(const Children& children) {
+  pid_t relay = children.relay.value_or(0);   // 0: none
   sigset_t all;
   ::sigfillset(&all);
   bool serves = true;
@@ -83,12 +84,12 @@ int supervise(Children children) {
     int status = 0;
     for (pid_t ended; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
       if (ended == children.agent) {
-        if (children.relay) ::kill(*children.relay, SIGKILL);  // it holds nothing that could be lost
+        if (relay > 0) ::kill(relay, SIGKILL);  // it holds nothing that could be lost
         if (serves) end_file_service(children.file_service);
         return exit_status(status);
       }
-      if (ended == children.relay) {
-        children.relay.reset();
+      if (ended == relay) {
+        relay = 0;
         std::fprintf(stderr, "fbroker-init: the relay ended (status %d): no connection in or out is left\n",
                      exit_status(status));
       }
