@@ -87,9 +87,10 @@ TEST(Architecture, NoArrowRunsBack) {
 TEST(Architecture, HeavyLibrariesStayOutOfHeaders) {
   static const std::regex heavy(R"(^\s*#\s*include\s*<(re2/|nlohmann/|boost/beast|valijson/|openssl/))");
   for (const fs::path& file : sources()) {
-    // Private to their folder, each included by a few .cc of it.
+    // Private to their room, each included by a few .cc of it.
     static const std::set<std::string> kPrivate{"broker/protocol/wire_json.h", "broker/http/request_parser.h",
-                                                "shim/client/reply_parser.h"};
+                                                "shim/client/reply_parser.h",
+                                                "broker/sessions/hosts_json.h"};
     if (file.extension() != ".h" || kPrivate.contains(file.string())) continue;
     std::ifstream in(kRoot / file);
     for (std::string line; std::getline(in, line);)

@@ -97,11 +97,20 @@ TEST(HttpHostile, UnknownRoutesAndMethodsAreRefused) {
     return status_of(client.reply());
   };
   for (const char* line : {"GET /etc/passwd", "GET /", "GET /v1", "GET /v1/", "GET /v2/session", "POST /v1/format",
-                           "GET /v1/handles//data", "GET /v1/handles/a/b/data", "CONNECT host:80", "GET http://x/v1/session"})
+                           "GET /v1/handles//data", "GET /v1/handles/a/b/data"})
     EXPECT_EQ(ask(line), 404u) << line;
   for (const char* line : {"DELETE /v1/files?path=/a", "PUT /v1/session", "GET /v1/lookup", "POST /v1/handles/a/data",
                            "HEAD /v1/session", "OPTIONS /v1/files"})
     EXPECT_EQ(ask(line), 405u) << line;
+}
+
+TEST(HttpHostile, WhereThereIsNoGateThereIsNoWayOut) {
+  HttpSession session;
+  for (const char* line : {"CONNECT host:80", "GET http://x/v1/session"}) {
+    RawClient client(session.socket());
+    client.send(std::string(line) + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_EQ(status_of(client.rest()), 403u) << line;
+  }
 }
 
 TEST(HttpHostile, JsonBombsAreRefusedAndTheConnectionLivesOn) {
@@ -196,7 +205,7 @@ TEST(HttpFlood, AThousandConnectionsLeaveRoomForOneMore) {
   std::vector<std::unique_ptr<RawClient>> crowd;
   for (int i = 0; i < 1000; ++i) crowd.push_back(std::make_unique<RawClient>(session.socket()));
   EXPECT_EQ(body_of(RawClient(session.socket()).get("/v1/files?path=/a")), "hello");
-  EXPECT_LE(session.front->connections(), 128u);
+  EXPECT_LE(session.front->connections(), 256u);
 }
 
 TEST(HttpFlood, BusyConnectionsAreBoundedAndTheNextIsToldSo) {
@@ -213,21 +222,21 @@ TEST(HttpFlood, BusyConnectionsAreBoundedAndTheNextIsToldSo) {
   EXPECT_LE(session.front->connections(), 8u);
 }
 
-TEST(HttpFlood, EventStreamsAreBounded) {
+// One process is all that a client is here; that others find room is tested with EventStreams.
+TEST(HttpFlood, EventStreamsOfOneProcessAreBounded) {
   HttpSession session;
   std::vector<std::unique_ptr<RawClient>> crowd;
   for (int i = 0; i < 40; ++i) {
     crowd.push_back(std::make_unique<RawClient>(session.socket()));
     crowd.back()->send("GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
   }
-  EXPECT_TRUE(eventually([&] { return session.files.events.subscribers() == 32; }));
   std::size_t refused = 0;
   for (auto& client : crowd) {
     ASSERT_TRUE(client->more());
     if (status_of(client->have()) == 503) ++refused;
   }
-  EXPECT_EQ(refused, 8u);
-  EXPECT_EQ(session.files.events.subscribers(), 32u);
+  EXPECT_EQ(refused, 32u);
+  EXPECT_EQ(session.files.events.subscribers(), 8u);
 }
 
 // ---- descriptors ---------------------------------------------------------------------

@@ -5,6 +5,9 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
+
+#include "broker/http/events.h"
 
 namespace fbroker::broker {
 namespace {
@@ -157,6 +160,20 @@ TEST(EventBusTest, ThreadsThatPublishTakeAndLeaveLoseNothing) {
   for (auto& thread : threads) thread.join();
   client->acknowledge(seen);
   EXPECT_TRUE(bus.wait_acknowledged(seen, 0ms) || bus.subscribers() == 1);
+}
+
+TEST(EventStreamsTest, HaveABoundOfEachProcessAndOfAllAndRoomForTheFileService) {
+  EventBus bus;
+  EventStreams streams(bus);
+  std::vector<std::shared_ptr<Listener>> listeners;
+  for (std::uint32_t process = 1; process <= 5; ++process)
+    for (int i = 0; i < 10; ++i)
+      if (auto listener = streams.listen({}, process)) listeners.push_back(std::move(listener));
+  EXPECT_EQ(listeners.size(), EventStreams::kMaxListeners);
+  EXPECT_NE(streams.listen({}, 1, true), nullptr);
+  listeners.pop_back();
+  EXPECT_EQ(streams.listen({}, 1), nullptr) << "the first process has its eight";
+  EXPECT_NE(streams.listen({}, 5), nullptr);
 }
 
 }  // namespace

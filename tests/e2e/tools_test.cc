@@ -90,7 +90,7 @@ vim -Nu NONE -es -c 'set backup undofile' -c '%s/two/three/' -c 'wq' a.txt </dev
     {"Ripgrep", "/usr/bin/rg", R"sh(
 mkdir -p a/b node_modules; echo needle > a/b/c; echo needle > node_modules/x; echo node_modules > .ignore
 for i in $(seq 500); do echo hay > a/f$i; done
-[ "$(rg -l needle)" = a/b/c ]; [ "$(rg --files a | wc -l)" = 501 ]; rg -q absent && exit 1; [ "$(rg -uu -c needle | wc -l)" = 2 ]
+[ "$(rg -l needle .)" = ./a/b/c ]; [ "$(rg --files a | wc -l)" = 501 ]; rg -q absent . && exit 1; [ "$(rg -uu -c needle . | wc -l)" = 2 ]
 )sh"},
     {"MakeAndACompiler", "/usr/bin/make", R"sh(
 for i in $(seq 20); do echo "int f$i(void) { return $i; }" > f$i.c; done; echo 'int main(void) { return 0; }' > main.c
