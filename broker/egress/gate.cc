@@ -80,17 +80,16 @@ EgressGate::Cut EgressGate::cut_refused(std::chrono::milliseconds bound) {
   const auto view = context_.admissions.current();
   Cut cut;
   std::unique_lock lock(mutex_);
-  std::vector<std::shared_ptr<Tunnel>> refused;
+  std::vector<std::shared_ptr<Tunnel>> ending;
   for (const auto& tunnel : tunnels_) {
     // One that was not decided yet will be, by this view.
     const auto now = view->network->decide(tunnel->target_.host, tunnel->target_.port);
     if (now.allowed && now.instead == tunnel->decision_.instead) continue;
-    tunnel->cut(now.rule);
-    refused.push_back(tunnel);
+    ++cut.count;
+    if (tunnel->cut(now.rule)) ending.push_back(tunnel);
   }
-  cut.count = refused.size();
   cut.ended = removed_.wait_for(lock, bound, [&] {
-    return std::ranges::none_of(refused, [&](const auto& one) { return is_listed(*one); });
+    return std::ranges::none_of(ending, [&](const auto& one) { return is_listed(*one); });
   });
   return cut;
 }

@@ -56,8 +56,8 @@ class EgressGate {
                                                       std::uint16_t port);
 
   // Cuts every tunnel that the current view does not allow, and waits until no
-  // byte of theirs passes any more. Returns how many were cut; none of them is
-  // left when `ended`.
+  // byte of theirs passes any more. Returns how many were cut; none of them has
+  // a connection when `ended`.
   struct Cut {
     std::size_t count = 0;
     bool ended = true;

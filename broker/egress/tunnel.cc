@@ -45,16 +45,19 @@ EgressRefusal was_not_found(const std::string& name) { return {502, name + " is 
 
 }  // namespace
 
-void Tunnel::cut(const std::string& why) noexcept {
+bool Tunnel::cut(const std::string& why) noexcept {
   const std::lock_guard lock(mutex_);
-  if (cut_) return;
+  if (!cut_) cut_why_ = why;
   cut_ = true;
-  cut_why_ = why;
+  if (remote_fd_ < 0) return false;   // and there will be none (start_connecting)
   // Not shutdown(2): bytes that wait in the socket would still be sent. This
   // drops them, and the server is told with a reset (connect(2), AF_UNSPEC).
   sockaddr none{};
   none.sa_family = AF_UNSPEC;
-  if (remote_fd_ >= 0) ::connect(remote_fd_, &none, sizeof none);
+  ::connect(remote_fd_, &none, sizeof none);
+  // ATTACK: a client that does not read, so that the tunnel waits for it.
+  ::shutdown(client_fd_, SHUT_RDWR);
+  return true;
 }
 
 std::optional<EgressRefusal> Tunnel::was_cut() {
@@ -74,6 +77,10 @@ Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::run(Side side) {
     std::shared_ptr<Tunnel> tunnel;
     ~AtEnd() { tunnel->end(); }
   } const at_end{shared_from_this()};
+  {
+    const std::lock_guard lock(mutex_);
+    client_fd_ = side.socket.native_handle();
+  }
   std::optional<EgressRefusal> refused;
   auto found = co_await addresses(side);
   if (!found) refused = found.error();
@@ -298,7 +305,7 @@ Tunnel::Awaitable<void> Tunnel::downwards(Side& side) {
 void Tunnel::end() noexcept {
   {
     const std::lock_guard lock(mutex_);
-    remote_fd_ = -1;
+    remote_fd_ = client_fd_ = -1;
     remote_.reset();
   }
   if (connected_) {

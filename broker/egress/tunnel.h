@@ -68,7 +68,8 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   Awaitable<std::optional<EgressRefusal>> run(Side side);
 
   // Any thread: no further byte passes, either way. The first reason counts.
-  void cut(const std::string& why) noexcept;
+  // Returns whether there was a connection, whose end is to be waited for.
+  bool cut(const std::string& why) noexcept;
 
   const policy::Endpoint& target() const noexcept { return target_; }
 
@@ -115,7 +116,7 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   std::mutex mutex_;                   // guards what follows
   bool cut_ = false;
   std::string cut_why_;
-  int remote_fd_ = -1;
+  int remote_fd_ = -1, client_fd_ = -1;
 };
 
 }  // namespace fbroker::broker

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <openssl/ssl.h>
 
+#include <functional>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "tests/broker/http_session.h"
@@ -39,11 +41,12 @@ class Egress : public testing::Test {
     // tested here must end before.
     options.resolve = [this](const std::string& name) -> Result<std::vector<policy::Address>> {
       resolved_ += name + " ";
+      if (name == "slow.example") asked_slowly_();
       std::vector<policy::Address> list;
       const auto add = [&](const char* text) { list.push_back(*policy::Address::parse(text)); };
       if (name == "mixed.example") add("93.184.216.34"), add("10.0.0.1");
       if (name == "local.example") add("127.0.0.1");
-      if (name == "api.example.com") add("93.184.216.34");
+      if (name == "slow.example" || name == "api.example.com") add("93.184.216.34");
       if (name == "metadata.agents.example") add("169.254.169.254");
       if (name == "six.agents.example") add("::ffff:127.0.0.1");
       return list;
@@ -66,6 +69,7 @@ class Egress : public testing::Test {
 
   TcpListener server_{"pong"};
   std::string resolved_;
+  std::function<void()> asked_slowly_;
   HttpSession session_;
 };
 
@@ -261,6 +265,41 @@ TEST_F(Egress, ARevokeCutsWhatItTakesAwayBeforeItReturns) {
   const auto closed = records("disconnect");
   ASSERT_EQ(closed.size(), 1u);
   EXPECT_EQ(closed[0].detail, "cut: default");
+}
+
+// A client that does not read keeps the tunnel from its end, and the revoke from its.
+TEST_F(Egress, ARevokeDoesNotWaitForAClientThatDoesNotRead) {
+  TcpListener flood(std::string(20 << 20, 'x'));
+  session_.files.set_network({policy::alias_rule("llm.local:80", flood.address()).value()});
+  RawClient client(session_.socket());
+  ASSERT_EQ(status_of(connect(client, "llm.local:80")), 200u);
+  client.send("go on");
+  ASSERT_TRUE(eventually([&] { return flood.heard() == "go on"; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));   // until it is stuck
+  session_.files.set_network({});
+  const auto cut = session_.egress.cut_refused(std::chrono::seconds(5));
+  EXPECT_EQ(cut.count, 1u);
+  EXPECT_TRUE(cut.ended);
+  EXPECT_EQ(session_.egress.tunnels(), 0u);
+}
+
+// Nor for a name server: what was not connected by then never will be.
+TEST_F(Egress, ARevokeDoesNotWaitForANameServer) {
+  std::promise<void> answers;
+  asked_slowly_ = [&] { answers.get_future().wait(); };
+  session_.files.set_network({allow_host("slow.example", policy::TlsCheck::off)});
+  RawClient client(session_.socket());
+  client.send(connect_head("slow.example:443"));
+  ASSERT_TRUE(eventually([&] { return session_.egress.tunnels() == 1; }));
+  session_.files.set_network({});
+  const auto cut = session_.egress.cut_refused(std::chrono::seconds(5));
+  EXPECT_EQ(cut.count, 1u);
+  EXPECT_TRUE(cut.ended);
+  answers.set_value();
+  EXPECT_EQ(status_of(client.reply()), 403u);
+  const auto connects = records("connect");
+  ASSERT_EQ(connects.size(), 1u);
+  EXPECT_EQ(connects[0].decision, "deny");
 }
 
 TEST_F(Egress, AChangeThatStillAllowsItCutsNothing) {
