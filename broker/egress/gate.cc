@@ -13,7 +13,7 @@ Result<std::shared_ptr<Tunnel>, EgressRefusal> EgressGate::open(const protocol::
                                                                 std::string_view asked, std::uint16_t port) {
   auto tunnel = std::make_shared<Tunnel>(*this, caller, asked);
   auto target = Endpoint::parse(asked, port);
-  if (!target) return refuse(tunnel, {400, target.error().text(), "egress:name"});
+  if (!target) return refuse(*tunnel, {400, target.error().text(), "egress:name"});
   tunnel->target_ = std::move(*target);
   if (!context_.audit.ready(context_.name)) return EgressRefusal{503, "the audit log takes no records", "egress:audit"};
   {
@@ -27,10 +27,10 @@ Result<std::shared_ptr<Tunnel>, EgressRefusal> EgressGate::open(const protocol::
   if (listed) tunnel->decision_ = view->network->decide(tunnel->target_.host, tunnel->target_.port);
   lock.unlock();
   if (!listed)
-    return refuse(tunnel, {503, "there are " + std::to_string(options_.max_tunnels) + " connections already", "egress:limit"});
+    return refuse(*tunnel, {503, "there are " + std::to_string(options_.max_tunnels) + " connections already", "egress:limit"});
   if (tunnel->decision_.allowed) return tunnel;
   remove(*tunnel);
-  return refuse(tunnel, {403, tunnel->target_.text() + " is not allowed: " + tunnel->decision_.because,
+  return refuse(*tunnel, {403, tunnel->target_.text() + " is not allowed: " + tunnel->decision_.because,
                          tunnel->decision_.rule});
 }
 
@@ -46,9 +46,12 @@ void EgressGate::remove(const Tunnel& tunnel) {
   removed_.notify_all();
 }
 
-Result<std::shared_ptr<Tunnel>, EgressRefusal> EgressGate::refuse(const std::shared_ptr<Tunnel>& tunnel,
-                                                                  EgressRefusal why) {
-  if (!record(*tunnel, {.decision = "deny", .rule = why.rule, .error = EACCES, .detail = why.what}))
+EgressRefusal EgressGate::refused(const protocol::Caller& caller, std::string_view asked, const EgressRefusal& why) {
+  return refuse(*std::make_shared<Tunnel>(*this, caller, asked), why);
+}
+
+EgressRefusal EgressGate::refuse(const Tunnel& tunnel, EgressRefusal why) {
+  if (!record(tunnel, {.decision = "deny", .rule = why.rule, .error = EACCES, .detail = why.what}))
     return EgressRefusal{503, "the audit log takes no records", "egress:audit"};
   return why;
 }

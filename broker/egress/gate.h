@@ -55,6 +55,9 @@ class EgressGate {
   Result<std::shared_ptr<Tunnel>, EgressRefusal> open(const protocol::Caller& caller, std::string_view asked,
                                                       std::uint16_t port);
 
+  // Records what is no request for a connection at all, and returns `why`.
+  EgressRefusal refused(const protocol::Caller& caller, std::string_view asked, const EgressRefusal& why);
+
   // Cuts every tunnel that the current view does not allow, and waits until no
   // byte of theirs passes any more. Returns how many were cut; none of them has
   // a connection when `ended`.
@@ -72,7 +75,7 @@ class EgressGate {
   bool is_listed(const Tunnel& tunnel) const;                // under mutex_
   void remove(const Tunnel& tunnel);
   Result<void> record(const Tunnel& tunnel, const struct TunnelRecord& what);
-  Result<std::shared_ptr<Tunnel>, EgressRefusal> refuse(const std::shared_ptr<Tunnel>& tunnel, EgressRefusal why);
+  EgressRefusal refuse(const Tunnel& tunnel, EgressRefusal why);
 
   const SessionContext& context_;
   EgressOptions options_;

@@ -155,6 +155,7 @@ Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::hello(Side& side) {
 
 Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::connect(Side& side, std::vector<Address> addresses) {
   for (const Address& address : addresses) {
+    if (auto cut = was_cut()) co_return failed(std::move(*cut), EACCES);
     address_ = address;
     // INVARIANT: no packet before its record.
     if (!gate_.record(*this, {.decision = "allow", .rule = decision_.rule}))

@@ -53,8 +53,10 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   template <class T>
   using Awaitable = boost::asio::awaitable<T>;
 
+  static constexpr std::size_t kMaxAsked = 300;   // bytes of what was asked for that are kept
+
   Tunnel(EgressGate& gate, const protocol::Caller& caller, std::string_view asked)
-      : gate_(gate), pid_(caller.pid), peer_pid_(caller.peer_pid), asked_(asked) {}
+      : gate_(gate), pid_(caller.pid), peer_pid_(caller.peer_pid), asked_(asked.substr(0, kMaxAsked)) {}
 
   // The client's side, as its connection provides it. Outlives the tunnel's run.
   struct Side {

@@ -357,17 +357,22 @@ bool Connection::tell_session() {
 
 bool Connection::enter_connect() {
   if (!body_done_ || head_.framing != Framing::none || head_.expects_continue)
-    return refuse_and_close(bad_request("CONNECT takes no body"));
+    return refuse_egress({400, "CONNECT takes no body", "egress:request"});
   return enter_tunnel(head_.target, 0, std::nullopt);
 }
 
 bool Connection::enter_forward(std::string_view raw_head) {
   auto target = parse_absolute_form(head_.target);
-  if (!target) return refuse_and_close(target.error());
+  if (!target) return refuse_egress({400, target.error().text(), "egress:request"});
   ForwardedRequest forward;
   forward.head = forwarded_head(raw_head, *target);
   if (!body_done_) forward.body = [this](std::string_view bytes) { return forwarded_body(bytes); };
   return enter_tunnel(target->authority, policy::kHttpPort, std::move(forward));
+}
+
+bool Connection::refuse_egress(const EgressRefusal& refusal) {
+  EgressGate* gate = front_.services.egress;
+  return refuse_and_close(gate == nullptr ? refusal : gate->refused(caller_, head_.target, refusal));
 }
 
 // What is sent on is the body as it was framed and not a byte more: a second

@@ -121,6 +121,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool refuse(const Problem& problem);
   bool refuse_and_close(const Problem& problem);
   bool refuse_and_close(const EgressRefusal& refusal);
+  bool refuse_egress(const EgressRefusal& refusal);   // on the record
   bool refuse(Errno error, policy::OperationSet operations);
   void start_head(unsigned status);
   void field(std::string_view name, std::string_view value);

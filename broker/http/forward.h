@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 
-#include "broker/http/problem.h"
 #include "policy/base/result.h"
 
 namespace fbroker::broker {
@@ -18,8 +17,8 @@ struct AbsoluteTarget {
 
 bool is_absolute_form(std::string_view target) noexcept;
 
-// Errors: another scheme than http, a user name, no host.
-Result<AbsoluteTarget, Problem> parse_absolute_form(std::string_view target);
+// Errors: another scheme than http. The authority is the gate's to judge.
+Result<AbsoluteTarget> parse_absolute_form(std::string_view target);
 
 // `head` is a whole request head that find_head and RequestParser took.
 // One request for each connection: the server is asked to close it.

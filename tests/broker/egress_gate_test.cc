@@ -25,6 +25,19 @@ std::string connect_head(const std::string& target) {
   return "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n";
 }
 
+// What a TLS client says first, for a server of that name; null: of none.
+std::string hello(const char* name) {
+  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()), &SSL_CTX_free);
+  const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(context.get()), &SSL_free);
+  BIO* out = BIO_new(BIO_s_mem());
+  SSL_set_bio(ssl.get(), BIO_new(BIO_s_mem()), out);
+  if (name != nullptr) SSL_set_tlsext_host_name(ssl.get(), name);
+  SSL_connect(ssl.get());
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(out, &data);
+  return std::string(data, static_cast<std::size_t>(size));
+}
+
 class Egress : public testing::Test {
  protected:
   Egress() : session_({}, {allow("write", {"/**"})}, options()) {
@@ -179,17 +192,6 @@ TEST_F(Egress, ANameThatNobodyKnowsIsSaidToBeUnknown) {
 // A name that is allowed, and another server behind it: before anything is
 // connected to, the ClientHello decides.
 TEST_F(Egress, AnotherServerNameThanTheOneAskedForIsRefusedInTlsWords) {
-  const auto hello = [](const char* name) {
-    const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()), &SSL_CTX_free);
-    const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(context.get()), &SSL_free);
-    BIO* out = BIO_new(BIO_s_mem());
-    SSL_set_bio(ssl.get(), BIO_new(BIO_s_mem()), out);
-    if (name != nullptr) SSL_set_tlsext_host_name(ssl.get(), name);
-    SSL_connect(ssl.get());
-    char* data = nullptr;
-    const long size = BIO_get_mem_data(out, &data);
-    return std::string(data, static_cast<std::size_t>(size));
-  };
   for (const std::string& first : {hello("evil.com"), hello(nullptr), std::string("GET / HTTP/1.1\r\nHost: evil.com\r\n\r\n")}) {
     RawClient client(session_.socket());
     ASSERT_EQ(status_of(connect(client, "api.example.com:443")), 200u);
@@ -226,6 +228,13 @@ TEST_F(Egress, WithoutARecordNothingIsReached) {
   session_.files.audit.fail(false);
   RawClient again(session_.socket());
   EXPECT_EQ(status_of(connect(again, "llm.local:11434")), 200u);
+}
+
+TEST_F(Egress, WithoutTheRecordOfAConnectionThereIsNone) {
+  asked_slowly_ = [&] { session_.files.audit.fail(true); };
+  session_.files.set_network({allow_host("slow.example", policy::TlsCheck::off)});
+  RawClient client(session_.socket());
+  EXPECT_EQ(status_of(connect(client, "slow.example:443")), 503u);
 }
 
 TEST_F(Egress, ThereIsALimitAndFilesGoOn) {
@@ -281,6 +290,23 @@ TEST_F(Egress, ARevokeDoesNotWaitForAClientThatDoesNotRead) {
   EXPECT_EQ(cut.count, 1u);
   EXPECT_TRUE(cut.ended);
   EXPECT_EQ(session_.egress.tunnels(), 0u);
+}
+
+TEST_F(Egress, ARevokeEndsWhatHasNotSaidHelloYet) {
+  policy::HostRule alias = policy::alias_rule("llm.local:443", server_.address()).value();
+  alias.tls = policy::TlsCheck::sni;
+  session_.files.set_network({alias});
+  RawClient early(session_.socket()), late(session_.socket());
+  ASSERT_EQ(status_of(connect(early, "llm.local:443")), 200u);
+  early.send(hello("llm.local"));
+  ASSERT_TRUE(eventually([&] { return server_.accepted() == 1; }));
+  ASSERT_EQ(status_of(connect(late, "llm.local:443")), 200u);
+  session_.files.set_network({});
+  EXPECT_EQ(session_.egress.cut_refused(std::chrono::seconds(5)).count, 2u);
+  late.send(hello("llm.local"));
+  EXPECT_EQ(late.rest(), std::string("\x15\x03\x03\x00\x02\x02\x70", 7));
+  ASSERT_TRUE(all_ended());
+  EXPECT_EQ(server_.accepted(), 1);
 }
 
 // Nor for a name server: what was not connected by then never will be.
@@ -350,6 +376,9 @@ TEST_F(Egress, OtherAbsoluteRequestsAreRefused) {
   }
   EXPECT_EQ(server_.accepted(), 0);
   EXPECT_EQ(resolved_, "");
+  const auto refused = records("connect");
+  EXPECT_EQ(refused.size(), 7u);
+  for (const auto& record : refused) EXPECT_EQ(record.decision, "deny");
 }
 
 TEST_F(Egress, ConnectTakesNoBody) {
@@ -357,6 +386,7 @@ TEST_F(Egress, ConnectTakesNoBody) {
   client.send("CONNECT llm.local:11434 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nping");
   EXPECT_EQ(status_of(client.reply()), 400u);
   EXPECT_EQ(server_.accepted(), 0);
+  EXPECT_EQ(records("connect").size(), 1u);
 }
 
 }  // namespace
