@@ -1,7 +1,6 @@
 #include "container/publish.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include <thread>
 
 #include "container/carry/both_ways.h"
+#include "container/carry/descriptors.h"
 #include "container/carry/hand_over.h"
 #include "container/proxy.h"
 
@@ -64,13 +64,6 @@ Result<UniqueFd> listener_for(const PublishedPort& port) {
   return std::move(*listener);
 }
 
-void allow_many_descriptors() {
-  rlimit limit{};
-  ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 }  // namespace
 
 Result<PublishedPort> parse_publish(std::string_view text) {
@@ -115,7 +108,7 @@ class Publisher::Carrier {
 
   void start(UniqueFd channel) {
     channel_ = std::move(channel);
-    allow_many_descriptors();
+    carry::allow_many_descriptors();
     // INVARIANT: as many attendants, so many connections, and no more memory.
     for (const auto& port : ports_)
       for (int i = 0; i < kMostConnections; ++i) asio::co_spawn(io_, attend(*port), asio::detached);

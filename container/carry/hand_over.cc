@@ -3,7 +3,10 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <span>
 #include <vector>
+
+#include "container/carry/descriptors.h"
 
 namespace fbroker::carry {
 namespace {
@@ -48,20 +51,7 @@ Result<Ends, Errno> make_channel() {
 }
 
 Result<void, Errno> hand_over(int channel, std::uint16_t port, int end) {
-  iovec data{&port, sizeof port};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof end)]{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* part = CMSG_FIRSTHDR(&message);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof end);
-  std::memcpy(CMSG_DATA(part), &end, sizeof end);
-  if (::sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return Errno::last();
-  return ok;
+  return send_descriptor(channel, std::as_bytes(std::span(&port, 1)), end, MSG_DONTWAIT);
 }
 
 Result<std::optional<HandedOver>, Errno> take_over(int channel) {

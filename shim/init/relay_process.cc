@@ -2,7 +2,6 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include <cstring>
 #include <exception>
 
+#include "container/carry/descriptors.h"
 #include "container/carry/loopback.h"
 #include "container/hardening/capabilities.h"
 #include "container/hardening/no_new_privs.h"
@@ -27,15 +27,6 @@ Result<UniqueFd> listener_of(const Options& options) {
   return std::move(*listener);
 }
 
-// Each connection is two descriptors; what the container's runtime gave may be
-// fewer than what it lets us have.
-void allow_many_descriptors() {
-  rlimit limit{};
-  ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 // INVARIANT: as fbroker-fuse: no capability, no way to get one, and nothing of
 //   ours but the listener and the channel. The agent, in a PID and a user
 //   namespace of its own, can neither see nor signal nor trace it.
@@ -44,7 +35,7 @@ Result<void> give_everything_up(int listener, int channel) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   reset_signals();
   if (!close_all_but({STDERR_FILENO, listener, channel})) return Error{"closing descriptors", last_error()};
-  allow_many_descriptors();
+  carry::allow_many_descriptors();
   FBROKER_TRY_VOID(hardening::set_no_new_privs());
   FBROKER_TRY_VOID(hardening::drop_all_capabilities());
   FBROKER_TRY_VOID(hardening::set_not_dumpable());

@@ -3,31 +3,22 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <span>
 
+#include "container/carry/descriptors.h"
 #include "shim/init/process.h"
 
 namespace fbroker::init {
 namespace {
 
-Result<void> send_descriptor(int socket, int fd) {
-  char byte = 't';
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)]{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* part = CMSG_FIRSTHDR(&message);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof fd);
-  std::memcpy(CMSG_DATA(part), &fd, sizeof fd);
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) return Error{"--console-fd", last_error()};
+// The byte is there for the descriptor to come along with.
+Result<void> hand_out(int socket, int terminal) {
+  constexpr std::byte kTerminal{'t'};
+  const auto sent = carry::send_descriptor(socket, std::span(&kTerminal, 1), terminal);
+  if (!sent) return Error{"--console-fd", std::strerror(sent.error().value)};
   return ok;
 }
 
@@ -42,7 +33,7 @@ Result<UniqueFd> make_terminal(const Options& options) {
   if (!slave) return Error{"TIOCGPTPEER", last_error()};
   const winsize size{.ws_row = options.rows, .ws_col = options.columns, .ws_xpixel = 0, .ws_ypixel = 0};
   if (options.rows != 0) ::ioctl(slave.get(), TIOCSWINSZ, &size);
-  FBROKER_TRY_VOID(send_descriptor(options.console_fd, master.get()));
+  FBROKER_TRY_VOID(hand_out(options.console_fd, master.get()));
   return slave;
 }
 
