@@ -34,8 +34,8 @@ std::set<std::size_t> used_up(const Glob& glob, const std::vector<std::string>& 
   for (const std::string& name : host) {
     std::set<std::size_t> next;
     for (const std::size_t i : at) {
-      if (i == parts.size()) reach(next, i);  // what it matches includes what lies below
-      else if (parts[i].kind == Kind::tree) reach(next, i);
+      // What it matches includes what lies below.
+      if (i == parts.size() || parts[i].kind == Kind::tree) reach(next, i);
       else if (parts[i].matches(name)) reach(next, i + 1);
     }
     at = std::move(next);

@@ -104,6 +104,7 @@ std::vector<std::string> variables(const agents::Profile& profile) {
 
 std::vector<std::string> in_home(const std::vector<std::string>& paths) {
   std::vector<std::string> lines;
+  lines.reserve(paths.size());
   for (const std::string& path : paths) lines.push_back("~/" + path);
   return lines;
 }

@@ -56,6 +56,7 @@ Result<std::vector<std::string>> all_logs() {
   if (dated.empty()) return Error{broker::state_root(), "holds no audit log; name one with --dir or --session"};
   std::ranges::sort(dated, std::greater{});
   std::vector<std::string> logs;
+  logs.reserve(dated.size());
   for (auto& [time, directory] : dated) logs.push_back(std::move(directory));
   return logs;
 }

@@ -54,7 +54,7 @@ bool Tunnel::cut(const std::string& why) noexcept {
   // drops them, and the server is told with a reset (connect(2), AF_UNSPEC).
   sockaddr none{};
   none.sa_family = AF_UNSPEC;
-  ::connect(remote_fd_, &none, sizeof none);
+  (void)::connect(remote_fd_, &none, sizeof none);
   // ATTACK: a client that does not read, so that the tunnel waits for it.
   ::shutdown(client_fd_, SHUT_RDWR);
   return true;
@@ -66,7 +66,7 @@ std::optional<EgressRefusal> Tunnel::was_cut() {
   return EgressRefusal{403, target_.text() + " is not allowed any more", cut_why_};
 }
 
-std::optional<EgressRefusal> Tunnel::failed(EgressRefusal why, int error) {
+std::optional<EgressRefusal> Tunnel::failed(const EgressRefusal& why, int error) {
   const bool recorded = gate_.record(*this, {.decision = error == EACCES ? "deny" : "allow", .rule = why.rule,
                                              .error = error, .detail = why.what}).has_value();
   return recorded ? why : EgressRefusal{503, "the audit log takes no records", "egress:audit"};
@@ -121,7 +121,7 @@ Tunnel::Awaitable<Result<std::vector<Address>, EgressRefusal>> Tunnel::addresses
     for (const auto& entry : results)
       if (const auto address = from_endpoint(entry.endpoint())) found.push_back(*address);
   }
-  if (auto cut = was_cut()) co_return *failed(std::move(*cut), EACCES);
+  if (auto cut = was_cut()) co_return *failed(*cut, EACCES);
   if (found.empty()) co_return *failed(was_not_found(target_.host.text()), EHOSTUNREACH);
   for (const Address& address : found) {
     if (address.is_public()) continue;
@@ -155,7 +155,7 @@ Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::hello(Side& side) {
 
 Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::connect(Side& side, std::vector<Address> addresses) {
   for (const Address& address : addresses) {
-    if (auto cut = was_cut()) co_return failed(std::move(*cut), EACCES);
+    if (auto cut = was_cut()) co_return failed(*cut, EACCES);
     address_ = address;
     // INVARIANT: no packet before its record.
     if (!gate_.record(*this, {.decision = "allow", .rule = decision_.rule}))

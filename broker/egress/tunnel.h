@@ -88,7 +88,7 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   Awaitable<void> upwards(Side& side);
   Awaitable<bool> send_up(std::string bytes);
   Awaitable<void> downwards(Side& side);
-  std::optional<EgressRefusal> failed(EgressRefusal why, int error);
+  std::optional<EgressRefusal> failed(const EgressRefusal& why, int error);
   std::optional<EgressRefusal> was_cut();
   bool start_connecting(const Strand& strand, const policy::Address& address);
   static bool is_gone(Client& client);

@@ -79,7 +79,7 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, 
       is_other_spelling(parent, found.place.name))
     found.hidden = "folds-case";
   if (found.hidden != nullptr) return found;
-  found.stat = std::move(*stat);
+  found.stat = *stat;
 
   // A directory's own times change with its entries, which only a watch on
   // itself can tell; a file with a second name, with a watch on every name.

@@ -44,10 +44,10 @@ void OwnFiles::add_link(const std::string& host_path) {
   const std::filesystem::path path = std::filesystem::path(host_path).lexically_normal();
   auto place = place_of(path.parent_path().string());
   if (place) place->path = (place->path == "/" ? "" : place->path) + "/" + path.filename().string();
-  add(host_path, false, std::move(place));
+  add(host_path, false, place);
 }
 
-void OwnFiles::add(const std::string& host_path, bool directory, std::optional<HostLocation> place) {
+void OwnFiles::add(const std::string& host_path, bool directory, const std::optional<HostLocation>& place) {
   const std::unique_lock lock(mutex_);
   entries_.push_back({host_path, directory, place.value_or(HostLocation{})});
   ++version_;
@@ -150,7 +150,7 @@ bool OwnFiles::holds(int directory) const {
     auto above = up.size() < 4000 ? stat_at(directory, up.c_str())
                                   : Result<FileStat, Errno>(Errno{ENAMETOOLONG});
     if (above && above->identity == here->identity) return false;
-    here = std::move(above);
+    here = above;
   }
   return true;
 }

@@ -58,7 +58,7 @@ class OwnFiles {
     bool directory = false;
     HostLocation place;
   };
-  void add(const std::string& host_path, bool directory, std::optional<HostLocation> place);
+  void add(const std::string& host_path, bool directory, const std::optional<HostLocation>& place);
   void scan() const;
   bool scan_is_old() const;
   bool is_known(const FileStat& found) const;

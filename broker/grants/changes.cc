@@ -90,6 +90,7 @@ Touched touched_by(const LiveGrant& ended, const Snapshot& next) {
 
 std::vector<std::string> ids_of(const std::vector<LiveGrant>& grants) {
   std::vector<std::string> ids;
+  ids.reserve(grants.size());
   for (const LiveGrant& live : grants) ids.push_back(live.grant.id);
   return ids;
 }

@@ -42,6 +42,7 @@ void write_down(Session& session, RevokeOutcome& outcome, const char* operation)
 
 std::vector<std::string> ids_of(const std::vector<LiveDomain>& list) {
   std::vector<std::string> ids;
+  ids.reserve(list.size());
   for (const LiveDomain& live : list) ids.push_back(live.rule.id);
   return ids;
 }

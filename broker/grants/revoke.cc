@@ -99,6 +99,7 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
   const auto begun = steady_clock::now();
   Finality finality;
   std::vector<protocol::FileIdentity> identities;
+  identities.reserve(touched.size());
   for (const Touched& place : touched) identities.push_back(place.file.any() ? identity_shown(session, place.path) : place.file);
   session.admissions().publish(std::move(next));
   drain(session, finality);

@@ -288,7 +288,7 @@ std::string find_program(const Program& program, const Person& person, std::stri
   for (const std::string& name : program.names)
     if (std::string found = find_real(name, person.path, shim); !found.empty()) return found;
   for (const std::string& place : program.places)
-    if (const std::string path = in_home(place, person.home); path.starts_with('/') && is_program(path)) return path;
+    if (std::string path = in_home(place, person.home); path.starts_with('/') && is_program(path)) return path;
   return "";
 }
 

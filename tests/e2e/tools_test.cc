@@ -36,7 +36,7 @@ git worktree add -q ../wt -b side; echo w > ../wt/w; git -C ../wt add w; git -C 
     {"GitSubmodules", "/usr/bin/git", R"sh(
 git init -q lib; cd lib; echo x > x; git add x; git commit -qm x; cd ..
 git init -q top; cd top; git -c protocol.file.allow=always submodule --quiet add ../lib sub; git commit -qm sub
-git submodule status | grep -q ' sub '; cd ..
+git submodule status | grep ' sub ' >/dev/null; cd ..
 git -c protocol.file.allow=always clone -q --recurse-submodules top copy; [ -f copy/sub/x ]
 )sh"},
     {"NpmFromFoldersAndTarballs", "/usr/bin/npm", R"sh(
@@ -75,7 +75,7 @@ cargo build -q --offline; [ "$(target/debug/app)" = 42 ]; cargo test -q --offlin
 printf 'cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_library(l l.c)\nadd_executable(p p.c)\ntarget_link_libraries(p l)\nenable_testing()\nadd_test(NAME t COMMAND p)\n' > CMakeLists.txt
 echo 'int f(void) { return 0; }' > l.c; echo 'int f(void); int main(void) { return f(); }' > p.c
 cmake -G Ninja -B build . >/dev/null; cmake --build build >/dev/null; ctest --test-dir build -Q
-touch l.c; ninja -C build -n | grep -q l.c; ninja -C build >/dev/null; ninja -C build | grep -q 'no work'
+touch l.c; ninja -C build -n | grep l.c >/dev/null; ninja -C build >/dev/null; ninja -C build | grep 'no work' >/dev/null
 )sh"},
     {"Sqlite", "/usr/bin/sqlite3", R"sh(
 sqlite3 a.db 'pragma journal_mode=wal; create table t(x); insert into t values (1);' >/dev/null
