@@ -55,7 +55,7 @@ struct Endpoint {
 };
 
 // What of a connection's first bytes is looked at.
-enum class TlsCheck : std::uint8_t {
+enum class TlsCheck : std::uint8_t {   // the strictest first
   sni,       // a TLS ClientHello whose server name is the host asked for
   no_sni,    // a TLS ClientHello that names that host or none
   off,       // anything

@@ -87,7 +87,8 @@ EgressGate::Cut EgressGate::cut_refused(std::chrono::milliseconds bound) {
   for (const auto& tunnel : tunnels_) {
     // One that was not decided yet will be, by this view.
     const auto now = view->network->decide(tunnel->target_.host, tunnel->target_.port);
-    if (now.allowed && now.instead == tunnel->decision_.instead) continue;
+    const bool stricter = now.tls < tunnel->decision_.tls;
+    if (now.allowed && now.instead == tunnel->decision_.instead && !stricter) continue;
     ++cut.count;
     if (tunnel->cut(now.rule)) ending.push_back(tunnel);
   }

@@ -106,10 +106,10 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
   for (const WorkspacePath& path : pins_end)
     finality.handles_closed += session.files().close_refused_handles(path);
   finality.handles_closed += session.files().close_refused_handles();
+  const std::uint64_t told = tell(session, touched, identities);   // and forget, while tunnels end
   const EgressGate::Cut cut = session.egress().cut_refused(kRevokeBound);
   finality.tunnels_cut = cut.count;
   finality.drained = finality.drained && cut.ended;
-  const std::uint64_t told = tell(session, touched, identities);
   if (!all_forgot(session, touched, identities, told)) cut_off(session, finality);
   finality.milliseconds =
       std::chrono::duration<double, std::milli>(steady_clock::now() - begun).count();

@@ -103,7 +103,8 @@ Result<void> write_login(int directory, const std::string& name, const std::stri
                        (::geteuid() != 0 || ::fchown(fd.get(), user.uid, user.gid) == 0) && ::fsync(fd.get()) == 0 &&
                        ::renameat(directory, temporary.c_str(), directory, name.c_str()) == 0;
   if (written) return ok;
-  const Error why = failed(path);
+  const Error why = errno == EISDIR ? Error{path, "is a directory inside, where the login file goes; remove it, or take another --name"}
+                                    : failed(path);
   ::unlinkat(directory, temporary.c_str(), 0);
   return why;
 }

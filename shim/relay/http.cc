@@ -1,20 +1,14 @@
 #include "shim/relay/http.h"
 
 #include <algorithm>
-#include <cctype>
 
 namespace fbroker::relay {
 namespace {
 
 bool is_visible(char c) { return c > ' ' && c < 0x7f; }
 
-bool starts_with_http(std::string_view target) {
-  constexpr std::string_view kScheme = "http://";
-  return target.size() > kScheme.size() &&
-         std::equal(kScheme.begin(), kScheme.end(), target.begin(), [](char a, char b) {
-           return a == std::tolower(static_cast<unsigned char>(b));
-         });
-}
+// The broker takes http:// alone; its refusal of others is on the record.
+bool is_absolute(std::string_view target) { return target.front() != '/' && target.find("://") != target.npos; }
 
 std::string refusal() {
   return http_answer("400 Bad Request", "this is a proxy: CONNECT host:port, or METHOD http://host/…");
@@ -32,7 +26,7 @@ Result<void, std::string> check_request_line(std::string_view line) {
   if (version != "HTTP/1.1" && version != "HTTP/1.0") return refusal();
   if (!std::all_of(method.begin(), method.end(), is_visible)) return refusal();
   if (target.empty() || !std::all_of(target.begin(), target.end(), is_visible)) return refusal();
-  if (method == "CONNECT" ? target.front() == '/' : !starts_with_http(target)) return refusal();
+  if (method == "CONNECT" ? target.front() == '/' : !is_absolute(target)) return refusal();
   return ok;
 }
 

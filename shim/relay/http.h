@@ -12,7 +12,7 @@ namespace fbroker::relay {
 inline constexpr std::size_t kMaxHead = 16 << 10;   // of a request line; of an answer's head
 
 // A request's first line, without its end: `CONNECT host:port HTTP/1.1` or
-// `METHOD http://… HTTP/1.1`. Only how it begins: the broker reads the whole
+// `METHOD SCHEME://… HTTP/1.1`. Only how it begins: the broker reads the whole
 // line again, and decides.
 // INVARIANT: the file protocol (`GET /v1/…`) is not spoken over TCP. A program
 //   that is led to a loopback port by others (a browser by a web page) can

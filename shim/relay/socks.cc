@@ -16,16 +16,27 @@ struct Answer {
   SocksReply reply;
 };
 constexpr std::array kAnswers{
-    Answer{"200", SocksReply::granted},          Answer{"403", SocksReply::not_allowed},
+    Answer{"200", SocksReply::granted},          Answer{"400", SocksReply::not_allowed},
+    Answer{"403", SocksReply::not_allowed},
     Answer{"502", SocksReply::host_unreachable}, Answer{"504", SocksReply::expired},
     Answer{"503", SocksReply::failure},
 };
 
 std::uint8_t byte(std::string_view bytes, std::size_t at) { return static_cast<std::uint8_t>(bytes[at]); }
 
-bool is_name(std::string_view name) {
-  constexpr std::string_view kAllowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-  return !name.empty() && name.find_first_not_of(kAllowed) == name.npos;
+// Every byte that no name has as %XX. The broker knows no such name: it is
+// refused there, and so on the record.
+// ATTACK: bytes that end the CONNECT line, or begin another request.
+std::string escaped(std::string_view name) {
+  constexpr std::string_view kPlain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+  constexpr std::string_view kHex = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : name) {
+    const auto value = static_cast<std::uint8_t>(c);
+    if (kPlain.find(c) != kPlain.npos) out += c;
+    else out.append({'%', kHex[value >> 4], kHex[value & 15]});
+  }
+  return out;
 }
 
 std::string printed(int family, std::string_view address) {
@@ -59,8 +70,8 @@ Result<void, SocksReply> check_head(std::string_view bytes) {
 Result<std::string, SocksReply> host_of(std::uint8_t type, std::string_view address) {
   if (type == kIPv4) return printed(AF_INET, address);
   if (type == kIPv6) return printed(AF_INET6, address);
-  if (!is_name(address)) return SocksReply::not_allowed;
-  return std::string(address);
+  if (address.empty()) return SocksReply::not_allowed;
+  return escaped(address);
 }
 
 }  // namespace

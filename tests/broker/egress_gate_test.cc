@@ -340,6 +340,16 @@ TEST_F(Egress, AChangeThatStillAllowsItCutsNothing) {
   EXPECT_EQ(session_.egress.cut_refused(std::chrono::seconds(5)).count, 1u);
 }
 
+TEST_F(Egress, AStricterCheckCutsWhatPassedWithoutIt) {
+  policy::HostRule alias = policy::alias_rule("llm.local:11434", server_.address()).value();
+  RawClient client(session_.socket());
+  ASSERT_EQ(status_of(connect(client, "llm.local:11434")), 200u);
+  alias.tls = policy::TlsCheck::sni;
+  session_.files.set_network({alias});
+  EXPECT_EQ(session_.egress.cut_refused(std::chrono::seconds(5)).count, 1u);
+  EXPECT_TRUE(client.closed());
+}
+
 // ---- plain HTTP ------------------------------------------------------------------------
 
 TEST_F(Egress, ARequestInAbsoluteFormIsSentOnAsTheServersOwn) {

@@ -237,6 +237,14 @@ TEST_P(Agents, ALinkInTheStateLeadsNowhereOnTheHost) {
   EXPECT_EQ(home.shell("cat ../victim").out, "untouched\n");
 }
 
+TEST_P(Agents, ADirectoryInTheLoginsPlaceIsSaid) {
+  home.write("../.demo/auth.json", "token");
+  EXPECT_EQ(demo("mkdir ~/.demo/auth.json").status, 0);
+  const Output output = agent({"demo", "-q", "--share-login"}, {"true"});
+  EXPECT_EQ(output.status, 125);
+  EXPECT_TRUE(has(output.err, "is a directory inside")) << output.err;
+}
+
 TEST_P(Agents, ReachTheirDomainsByTheirProfilesName) {
   Process running = Process::start({program(), "run", "-q", "--agent", "demo", "--name", "net", "--domain", "more.example.com",
                                     "--alias", "llm.local:11434=127.0.0.1:11434", "--", "sh", "-c", "echo ready; cat"}, as());

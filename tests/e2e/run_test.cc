@@ -314,6 +314,11 @@ TEST_P(Run, ANamedSessionKeepsItsHomeAndNobodyElses) {
   EXPECT_NE(inside({"cat", "/home/agent/note"}).status, 0);
 }
 
+TEST_P(Run, AHomeThatWasClosedInsideIsOpenedAgain) {
+  EXPECT_EQ(inside({"sh", "-c", "echo kept > ~/note && chmod 0 ~"}, {"--name", "keeper"}).status, 0);
+  EXPECT_EQ(inside({"cat", "/home/agent/note"}, {"--name", "keeper"}).out, "kept\n");
+}
+
 TEST_P(Run, TheWorkspaceCanHaveAnotherPlace) {
   home.write("a", "text");
   EXPECT_EQ(inside({"sh", "-c", "pwd; cat a"}, {"--workspace", "/src/web"}).out, "/src/web\ntext\n");
