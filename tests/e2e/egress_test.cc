@@ -200,11 +200,15 @@ TEST_P(EgressWorld, AGrantOpensAndARevokeCutsWhatIsOpen) {
   // What came before has come; nothing comes any more.
   EXPECT_TRUE(has(ask("wait; a=$(stat -c %s /tmp/slow); sleep 0.5; [ $a = $(stat -c %s /tmp/slow) ] && echo still"), "still"));
   EXPECT_TRUE(has(ask("curl -sk -o /dev/null -w '%{http_connect}' https://api.example.com/"), "403"));
+  // Time cuts as a person does.
+  EXPECT_EQ(fbroker({"grant", "--domain", "api.example.com", "--for", "4s"}).status, 0);
+  EXPECT_TRUE(has(ask("curl -skN https://api.example.com/slow >/tmp/slow 2>&1; [ -s /tmp/slow ] && echo flowed"), "flowed"));
+  EXPECT_TRUE(has(ask("curl -sk -o /dev/null -w '%{http_connect}' https://api.example.com/"), "403"));
   agent.close_input();
   agent.wait();
   const std::string said = agent.errors();
-  EXPECT_TRUE(has(said, "2 connections (")) << said;
-  EXPECT_TRUE(has(said, "refused 2× connect api.example.com:443 (default) → fbroker grant --domain api.example.com --for 15m")) << said;
+  EXPECT_TRUE(has(said, "3 connections (")) << said;
+  EXPECT_TRUE(has(said, "refused 3× connect api.example.com:443 (default) → fbroker grant --domain api.example.com --for 15m")) << said;
   const Output log = fbroker({"audit", "search", "-s", "w", "--host", "example.com", "--json"});
   std::size_t connects = 0, cut = 0;
   std::istringstream lines(log.out);
@@ -215,7 +219,7 @@ TEST_P(EgressWorld, AGrantOpensAndARevokeCutsWhatIsOpen) {
       ++connects;
       EXPECT_EQ(record["address"], kPublic);
       EXPECT_EQ(record["port"], 443);
-      EXPECT_EQ(record["reason"], "g1");
+      EXPECT_EQ(record["reason"], connects <= 2 ? "g1" : "g2");
     }
     if (record["operation"] == "disconnect") {
       EXPECT_GT(record["bytes_read"], 0);
@@ -224,8 +228,8 @@ TEST_P(EgressWorld, AGrantOpensAndARevokeCutsWhatIsOpen) {
       cut += has(record.value("detail", ""), "cut:") ? 1 : 0;
     }
   }
-  EXPECT_EQ(connects, 2u);
-  EXPECT_EQ(cut, 1u);
+  EXPECT_EQ(connects, 3u);
+  EXPECT_EQ(cut, 2u);
   EXPECT_EQ(fbroker({"audit", "verify", "-s", "w"}).status, 0);
 }
 
