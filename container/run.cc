@@ -27,6 +27,7 @@
 #include "container/tools.h"
 #include "container/words.h"
 #include "policy/base/workspace_path.h"
+#include "policy/network.h"
 #include "policy/policy.h"
 
 namespace fbroker::container {
@@ -175,7 +176,10 @@ Result<void> add_state(Materials& materials, const RunOptions& options, const ag
 Result<void> add_command(Materials& materials, const RunOptions& options, const Forbidden& forbidden, HostUser user) {
   SandboxSpec& spec = materials.spec;
   FBROKER_TRY(spec.secrets, agents::variables_of(options.env));
-  for (const std::string& domain : options.domains) materials.hosts.push_back({.id = "run", .host = domain});
+  for (const std::string& domain : options.domains) {
+    if (const auto pattern = policy::HostPattern::parse(domain); !pattern) return Error{"--domain", pattern.error().text()};
+    materials.hosts.push_back({.id = "run", .host = domain});
+  }
   spec.command = options.command;
   if (options.agent.empty()) {
     if (options.share_login) return Error{"--share-login", "needs --agent: whose login is meant?"};

@@ -140,6 +140,7 @@ std::optional<TlsCheck> tls_check_named(std::string_view name) noexcept {
 // ---- patterns ----------------------------------------------------------------
 
 Result<HostPattern> HostPattern::parse(std::string_view text, std::uint16_t port) {
+  if (text.find('/') != text.npos) return refused(text, "is no host; expected its name alone, as in \"api.example.com\" or \"example.com:8443\"");
   HostPattern pattern;
   pattern.subdomains = text.starts_with("*.");
   const std::string_view name = pattern.subdomains ? text.substr(2) : text;

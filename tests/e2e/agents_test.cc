@@ -261,7 +261,8 @@ TEST_P(Agents, ReachTheirDomainsByTheirProfilesName) {
   running.close_input();
   EXPECT_EQ(running.wait(), 0);
   const Output wrong = agent({"demo", "--domain", "http://x/"}, {"touch", "started"});
-  EXPECT_EQ(wrong.status, 125) << wrong.err;
+  EXPECT_EQ(wrong.status, 125);
+  EXPECT_TRUE(has(wrong.err, "--domain: \"http://x/\": is no host")) << wrong.err;
   EXPECT_EQ(agent({"demo", "--alias", "llm.local=127.0.0.1"}, {"touch", "started"}).status, 125);
   EXPECT_FALSE(fs::exists(home.project() / "started"));
 }

@@ -114,6 +114,7 @@ TEST(HostPattern, WhatIsNoneIsRefusedInWords) {
   for (const auto bad : {"*", "*.com", "a.*.com", "api*.example.com", "**.example.com", "https://example.com", "example.com/path",
                          "127.0.0.1:443", "[::1]:443", "10.0.0.1", "*.93.184.216.34", ""})
     EXPECT_FALSE(HostPattern::parse(bad)) << bad;
+  EXPECT_NE(HostPattern::parse("https://example.com").error().what.find("its name alone"), std::string::npos);
   EXPECT_NE(HostPattern::parse("10.0.0.1").error().what.find("alias"), std::string::npos);
 }
 
