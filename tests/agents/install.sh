@@ -12,6 +12,9 @@ target=${FBROKER_AGENTS:-/var/tmp/fbroker-agents}
 
 if ! cmp -s "$here/package.json" "$target/installed.json"; then
   command -v npm >/dev/null || { echo "install.sh: npm is missing (examples/setup.sh --tests installs it)" >&2; exit 1; }
+  # Otherwise npm tries again, silently, for many minutes.
+  npm view node version --fetch-retries=0 --fetch-timeout=20000 --loglevel=error >/dev/null 2>&1 || exit 1
+  echo "installing the agents from the npm registry into $target (1.4 GB)" >&2
   mkdir -p "$target"
   cp "$here/package.json" "$target/package.json"
   rm -f "$target/installed.json"
