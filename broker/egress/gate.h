@@ -7,6 +7,7 @@
 //   either finds it there, or it is decided by what the change has published.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -79,6 +80,7 @@ class EgressGate {
 
   const SessionContext& context_;
   EgressOptions options_;
+  const std::shared_ptr<std::atomic<std::size_t>> look_ups_ = std::make_shared<std::atomic<std::size_t>>(0);
   mutable std::mutex mutex_;              // guards tunnels_; taken before a tunnel's own
   std::condition_variable removed_;
   std::set<std::shared_ptr<Tunnel>> tunnels_;

@@ -36,11 +36,6 @@ tcp::endpoint to_endpoint(const Address& address, std::uint16_t port) {
   return {asio::ip::make_address(address.text()), port};
 }
 
-std::optional<Address> from_endpoint(const tcp::endpoint& endpoint) {
-  if (endpoint.address().is_v4()) return Address::v4(endpoint.address().to_v4().to_bytes());
-  return Address::v6(endpoint.address().to_v6().to_bytes());
-}
-
 EgressRefusal was_not_found(const std::string& name) { return {502, name + " is not known by any name server", "egress:name"}; }
 
 }  // namespace
@@ -49,6 +44,7 @@ bool Tunnel::cut(const std::string& why) noexcept {
   const std::lock_guard lock(mutex_);
   if (!cut_) cut_why_ = why;
   cut_ = true;
+  if (looking_up_) looking_up_->wake();
   if (remote_fd_ < 0) return false;   // and there will be none (start_connecting)
   // Not shutdown(2): bytes that wait in the socket would still be sent. This
   // drops them, and the server is told with a reset (connect(2), AF_UNSPEC).
@@ -84,6 +80,9 @@ Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::run(Side side) {
   std::optional<EgressRefusal> refused;
   auto found = co_await addresses(side);
   if (!found) refused = found.error();
+  // ATTACK: plain HTTP to a port where the rule wants TLS. (Port 80 is for nothing else.)
+  if (!refused && side.forward && decision_.tls != TlsCheck::off && target_.port != policy::kHttpPort)
+    refused = failed({403, "the rule for " + target_.text() + " wants TLS", "egress:sni"}, EACCES);
   if (!refused && decision_.tls != TlsCheck::off && !side.forward) refused = co_await hello(side);
   if (!refused) refused = co_await connect(side, std::move(*found));
   if (!refused) {
@@ -95,6 +94,14 @@ Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::run(Side side) {
     refused.reset();
   }
   co_return refused;
+}
+
+// Under the lock, so that a cut comes before it or wakes it.
+std::shared_ptr<LookUp> Tunnel::start_look_up() {
+  const std::lock_guard lock(mutex_);
+  if (!looking_up_) looking_up_ = LookUp::start(target_.host.text(), gate_.look_ups_);
+  if (looking_up_ && cut_) looking_up_->wake();
+  return looking_up_;
 }
 
 // INVARIANT: what is connected to is one of these, and every one of them was
@@ -114,12 +121,11 @@ Tunnel::Awaitable<Result<std::vector<Address>, EgressRefusal>> Tunnel::addresses
     auto resolved = gate_.options_.resolve(target_.host.text());
     if (resolved) found = std::move(*resolved);
   } else {
-    side.deadline(gate_.options_.resolve_bound);
-    asio::ip::basic_resolver<tcp, Strand> resolver(side.socket.get_executor());
-    const auto [error, results] = co_await resolver.async_resolve(
-        target_.host.text(), "", tcp::resolver::numeric_service, kTuple);
-    for (const auto& entry : results)
-      if (const auto address = from_endpoint(entry.endpoint())) found.push_back(*address);
+    const auto look_up = start_look_up();
+    if (!look_up) co_return *failed({503, "too many names are being looked up", "egress:limit"}, EAGAIN);
+    side.deadline(gate_.options_.resolve_bound + std::chrono::seconds(5));
+    auto answer = co_await look_up->answer(side.socket.get_executor(), gate_.options_.resolve_bound);
+    if (answer) found = std::move(*answer);
   }
   if (auto cut = was_cut()) co_return *failed(*cut, EACCES);
   if (found.empty()) co_return *failed(was_not_found(target_.host.text()), EHOSTUNREACH);

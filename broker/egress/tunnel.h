@@ -21,6 +21,7 @@
 #include <string>
 
 #include "broker/egress/gate.h"
+#include "broker/egress/look_up.h"
 #include "broker/egress/tls_guard.h"
 
 namespace fbroker::broker {
@@ -90,6 +91,7 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   Awaitable<void> downwards(Side& side);
   std::optional<EgressRefusal> failed(const EgressRefusal& why, int error);
   std::optional<EgressRefusal> was_cut();
+  std::shared_ptr<LookUp> start_look_up();   // null: too many
   bool start_connecting(const Strand& strand, const policy::Address& address);
   static bool is_gone(Client& client);
   struct Piece {
@@ -119,6 +121,7 @@ class Tunnel : public std::enable_shared_from_this<Tunnel> {
   bool cut_ = false;
   std::string cut_why_;
   int remote_fd_ = -1, client_fd_ = -1;
+  std::shared_ptr<LookUp> looking_up_;
 };
 
 }  // namespace fbroker::broker

@@ -45,6 +45,19 @@ struct LocalFileService::Subject {
   int fd() const { return handle ? handle->fd.get() : pinned.get(); }
 };
 
+Result<void, Errno> LocalFileService::permit_where_it_is(const Gate& gate, Handle& handle,
+                                                         const WorkspacePath& path, const FileStat& stat) {
+  {
+    const std::lock_guard lock(handle.mutex);
+    if (handle.unlinked || is_nameless(gate, handle, stat)) return ok;
+  }
+  const auto current = handle.on->current_name(handle.fd.get());
+  if (!current) return Errno{ESTALE};
+  if (*current == path) return ok;
+  FBROKER_TRY_VOID(permit(gate, *current));
+  return ok;
+}
+
 Result<LocalFileService::Subject, Errno> LocalFileService::subject(const Gate& gate,
                                                                    const FileRef& ref) {
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
@@ -66,11 +79,16 @@ Result<LocalFileService::Subject, Errno> LocalFileService::subject(const Gate& g
     if (subject.decided.on != subject.handle->on.get()) return Errno{ESTALE};
     if (rights(gate, *subject.handle) == Rights{}) return Errno{EACCES};
     FBROKER_TRY(subject.stat, stat_of(subject.fd()));
+    FBROKER_TRY_VOID(permit_where_it_is(gate, *subject.handle, path, subject.stat));
+    if (is_revoked(gate, subject.decided, subject.stat, Operation::write))
+      return refuse(gate, subject.decided, Operation::write, Errno{EACCES}, {.detail = "revoked"});
     return subject;
   }
   FBROKER_TRY(subject.decided, permit(gate, ref.path));
   if (subject.decided.on == nullptr) return Errno{EROFS};
   FBROKER_TRY(const Found found, find_existing(gate, subject.decided, ref.expect));
+  if (is_revoked(gate, subject.decided, *found.stat, Operation::write))
+    return refuse(gate, subject.decided, Operation::write, Errno{EACCES}, {.detail = "revoked"});
   FBROKER_TRY(subject.pinned, pin_down(gate, subject.decided, found));
   subject.stat = *found.stat;
   subject.directory = found.directory.identity;

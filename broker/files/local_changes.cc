@@ -466,8 +466,10 @@ void LocalFileService::mark_unlinked(const Gate& gate, const WorkspacePath& path
     const bool named = handle->path == path ||
                        (exports.overlapping() && exports.location_of(handle->path) == place);
     if (!named || handle->unlinked) continue;
-    const bool same = handle->node ? handle->node->identity == identity : handle->directory;
-    handle->unlinked = handle->unlinked || same;
+    // ATTACK: a directory that the host moved away, and another one made and
+    //   removed in its place.
+    const auto stat = handle->fd ? stat_of(handle->fd.get()) : Result<FileStat, Errno>(Errno{EBADF});
+    handle->unlinked = stat && stat->identity == identity;
   }
 }
 

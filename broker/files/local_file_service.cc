@@ -308,22 +308,23 @@ Rights LocalFileService::rights(const Gate& gate, Handle& handle) {
 // Precondition: handle.mutex is held.
 Rights LocalFileService::decide_anew(const Gate& gate, Handle& handle) {
   const auto stat = handle.fd ? stat_of(handle.fd.get()) : Result<FileStat, Errno>(Errno{EBADF});
+  const bool nameless = handle.unlinked || (handle.fd && stat && is_nameless(gate, handle, *stat));
   const auto rights_as = [&](const WorkspacePath& name) {
     const Decided decided = decide(gate, name);
     if (handle.fd && decided.on != handle.on.get()) return Rights{};   // another export lies there now
     if (handle.directory) return Rights{.read = decided.visible()};
-    if (handle.node && is_revoked(gate, decided, handle.node->identity, handle.unlinked || !stat || stat->links > 1))
-      return Rights{};
-    return Rights{
-        .read = decided.allows(Operation::read) || pin_holds(gate, handle, decided, Operation::read),
-        .write =
-            decided.allows(Operation::write) || pin_holds(gate, handle, decided, Operation::write)};
+    const auto may = [&](Operation operation) {
+      if (handle.node && is_revoked(gate, decided, handle.node->identity, nameless || stat->links > 1, operation))
+        return false;
+      return decided.allows(operation) || pin_holds(gate, handle, decided, operation);
+    };
+    return Rights{.read = may(Operation::read), .write = may(Operation::write)};
   };
   if (handle.fd && !stat) return Rights{};
   Rights now = rights_as(handle.path);
   // What the host moved is judged by where it is now as well; what has no name
   // any more by its last one.
-  if (handle.fd && handle.on && !handle.unlinked && !is_nameless(gate, handle, *stat)) {
+  if (handle.fd && handle.on && !nameless) {
     const auto current = handle.on->current_name(handle.fd.get());
     const Rights there = !current ? Rights{} : *current == handle.path ? now : rights_as(*current);
     now = {now.read && there.read, now.write && there.write};
@@ -351,7 +352,7 @@ bool LocalFileService::is_nameless(const Gate& gate, const Handle& handle, const
 //   name is granted again.
 bool LocalFileService::is_revoked(const Gate& gate, const Decided& decided,
                                   const protocol::FileIdentity& file,
-                                  bool may_have_other_names) const {
+                                  bool may_have_other_names, Operation operation) const {
   const RevokedFiles* revoked = gate.admission.view().revoked.get();
   if (revoked == nullptr) return false;
   const std::uint64_t since = revoked->denied_by(file, may_have_other_names);
@@ -360,7 +361,7 @@ bool LocalFileService::is_revoked(const Gate& gate, const Decided& decided,
   const auto grants = gate.snapshot().grants();
   return std::none_of(grants.begin(), grants.end(), [&](const policy::Grant& grant) {
     return grant.effect == Effect::allow && grant.order > since &&
-           grant.operations.has(Operation::read) && decided.path.is_at_or_below(grant.path);
+           grant.operations.has(operation) && decided.path.is_at_or_below(grant.path);
   });
 }
 
@@ -372,7 +373,7 @@ const char* LocalFileService::why_hidden(const Gate& gate, const Decided& decide
   if (session_.own_files.contains(stat)) return "own-files";
   if (stat.is_special()) return "special-file";
   if (decided.on->is_foreign_mount(stat)) return "submount";
-  if (stat.is_regular() && is_revoked(gate, decided, stat.identity, stat.links > 1)) return "revoked";
+  if (is_revoked(gate, decided, stat, Operation::read)) return "revoked";
   return nullptr;
 }
 

@@ -220,7 +220,13 @@ class LocalFileService final : public protocol::FileService {
   const char* why_hidden(const Gate& gate, const Decided& decided, const FileStat& stat) const;
   // Whether a revoke took the file away, and no newer grant of the name gave it back.
   bool is_revoked(const Gate& gate, const Decided& decided, const protocol::FileIdentity& file,
-                  bool may_have_other_names) const;
+                  bool may_have_other_names, policy::Operation operation) const;
+  bool is_revoked(const Gate& gate, const Decided& decided, const FileStat& stat, policy::Operation operation) const {
+    return stat.is_regular() && is_revoked(gate, decided, stat.identity, stat.links > 1, operation);
+  }
+  // What the host moved to where it may not be changed is not changed by its old name either.
+  Result<void, Errno> permit_where_it_is(const Gate& gate, Handle& handle, const WorkspacePath& path,
+                                         const FileStat& stat);
   // Refuses content that would make the host's git run something.
   // Precondition: decided.vetted.
   Result<void, Errno> vet(const Gate& gate, const Decided& decided, std::string_view content);

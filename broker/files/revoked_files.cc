@@ -18,9 +18,7 @@ struct CloseDirectory {
 
 class Search {
  public:
-  Search(const ExportTable& exports, SearchBudget& budget,
-         const std::function<bool(const protocol::FileIdentity&)>& is_open)
-      : exports_(exports), budget_(budget), is_open_(is_open) {}
+  Search(const ExportTable& exports, SearchBudget& budget) : exports_(exports), budget_(budget) {}
 
   FilesBelow below(const Export& on, const WorkspacePath& place) {
     found_ = {};
@@ -39,6 +37,9 @@ class Search {
     return std::move(found_);
   }
 
+  // Files with one link, of every search so far.
+  const std::vector<protocol::FileIdentity>& singles() const { return singles_; }
+
  private:
   // What is gone, or can only be reached over a link or another mount: not by us, so not by the agent.
   static bool is_absent(Errno error) {
@@ -55,7 +56,9 @@ class Search {
     const auto stat = stat_at(directory, name);
     if (!stat || on.is_foreign_mount(*stat)) return;
     if (stat->is_directory()) left_.push_back(path);
-    if (stat->is_regular() && (stat->links > 1 || is_open_(stat->identity))) found_.files.insert(stat->identity);
+    if (!stat->is_regular()) return;
+    if (stat->links > 1) found_.files.insert(stat->identity);
+    else singles_.push_back(stat->identity);
   }
 
   void walk(const Export& on, const WorkspacePath& path) {
@@ -86,8 +89,8 @@ class Search {
 
   const ExportTable& exports_;
   SearchBudget& budget_;
-  const std::function<bool(const protocol::FileIdentity&)>& is_open_;
   FilesBelow found_;
+  std::vector<protocol::FileIdentity> singles_;
   std::vector<WorkspacePath> left_;
 };
 
@@ -101,11 +104,15 @@ void FilesBelow::add(const FilesBelow& more) {
 FilesBelow files_below(const ExportTable& exports, const WorkspacePath& place, SearchBudget& budget,
                        const std::function<bool(const protocol::FileIdentity&)>& is_open) {
   FilesBelow found;
-  Search search(exports, budget, is_open);
+  Search search(exports, budget);
   if (const Export* on = exports.find(place)) found.add(search.below(*on, place));
   for (const auto& candidate : exports.exports())
     if (candidate->at() != place && candidate->at().is_at_or_below(place))
       found.add(search.below(*candidate, candidate->at()));
+  // ATTACK: another name is opened, and unlinked, while we look. What had one
+  //   link when it was looked at was open by then, or never will be by that name.
+  for (const auto& file : search.singles())
+    if (is_open(file)) found.files.insert(file);
   return found;
 }
 

@@ -282,16 +282,22 @@ FilesBelow files_at(Session& session, const std::vector<WorkspacePath>& places, 
   SearchBudget budget;
   GrantStore& store = session.parts().grants;
   const auto view = session.view();
-  // What is open under a revoked name is closed by that name.
-  const auto open = session.files().open_elsewhere(places);
   for (const WorkspacePath& place : places) {
     if (place.is_root()) continue;   // there is no other name
-    const FilesBelow found = files_below(*view->exports, place, budget,
-                                         [&](const auto& file) { return open.contains(file); });
+    // What is open under a revoked name is closed by that name.
+    std::optional<decltype(session.files().open_elsewhere(places))> open;
+    const FilesBelow found = files_below(*view->exports, place, budget, [&](const auto& file) {
+      if (!open) open = session.files().open_elsewhere(places);
+      return open->contains(file);
+    });
     if (found.empty()) continue;
     const auto live = store.of(session.name());
     const LiveGrant* deny = deny_over(live, place);
-    if (deny == nullptr) {
+    // A grant since then would let its name keep the file.
+    const bool outdated = deny != nullptr && std::any_of(deny, live.data() + live.size(), [](const LiveGrant& one) {
+      return one.grant.effect == Effect::allow;
+    });
+    if (deny == nullptr || outdated) {
       denied.push_back(store.add_unstored(session.name(), session_deny(place, "its files have other names")));
       deny = &denied.back();
     }
