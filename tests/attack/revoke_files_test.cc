@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "broker/files/revoked_files.h"
@@ -52,6 +55,10 @@ class RevokeFiles : public testing::Test {
   int opens(const std::string& path, int flags = O_RDONLY) { return test::opens(*session, path, flags); }
   void host_link(const std::string& from, const std::string& to) {
     ASSERT_EQ(::link((broker.dir / "project" / from).c_str(), (broker.dir / "project" / to).c_str()), 0);
+  }
+  std::string on_host(const std::string& name) const {
+    std::ifstream file(broker.dir / name);
+    return {std::istreambuf_iterator<char>(file), {}};
   }
   broker::RevokeOutcome revoke(const std::string& path) {
     auto outcome = broker::revoke_places(session->take_turn(), {ws(path)});
@@ -125,6 +132,65 @@ TEST_F(RevokeFiles, ANewerGrantOfANameGivesItBackAndOnlyThat) {
   EXPECT_EQ(opens("/b"), 0);
   EXPECT_EQ(opens("/c"), ENOENT);
   EXPECT_EQ(opens("/a"), ENOENT);
+}
+
+TEST_F(RevokeFiles, ANewerGrantGivesBackWhatItSaysAndNoMore) {
+  broker.write("project/a", "one");
+  host_link("a", "c");
+  begin();
+  revoke("/a");
+  broker::LiveGrant wanted;
+  wanted.grant.path = ws("/c");
+  wanted.grant.operations = *policy::level_of(policy::Effect::allow, "read");
+  ASSERT_TRUE(broker::grant(session->take_turn(), wanted));
+  EXPECT_EQ(opens("/c"), 0);
+  EXPECT_EQ(opens("/c", O_RDWR), EACCES);
+  EXPECT_EQ(opens("/c", O_WRONLY | O_TRUNC), EACCES);
+  EXPECT_EQ(files().truncate({}, {ws("/c"), {}, 0}, 0).error().value, EACCES);
+  EXPECT_EQ(files().chmod({}, {ws("/c"), {}, 0}, 0777).error().value, EACCES);
+  EXPECT_EQ(on_host("project/a"), "one");
+}
+
+TEST_F(RevokeFiles, ASecondRevokeOverrulesAGrantSince) {
+  broker.write("project/a", "one");
+  host_link("a", "c");
+  begin();
+  revoke("/a");
+  broker::LiveGrant wanted;
+  wanted.grant.path = ws("/c");
+  wanted.grant.operations = *policy::level_of(policy::Effect::allow, "write");
+  ASSERT_TRUE(broker::grant(session->take_turn(), wanted));
+  const auto handle = open("/c");
+  ASSERT_EQ(writes(handle), 0);
+  revoke("/a");
+  EXPECT_EQ(opens("/c"), ENOENT);
+  EXPECT_EQ(reads(handle), EACCES);
+  EXPECT_EQ(writes(handle), EACCES);
+}
+
+// What the person moved is judged by where it is: for every change, not only for writes.
+TEST_F(RevokeFiles, AnOpenFileThatTheHostMovedChangesAsItsPlaceAllows) {
+  broker.write("project/src/f", "one");
+  broker.write("project/done/x", "");
+  begin(R"({"version":1,"exports":[{"at":"/","from":"."}],"rules":[{"allow":"read","paths":["/"]},{"allow":"write","paths":["/src"]}]})");
+  const auto handle = open("/src/f");
+  std::filesystem::rename(broker.dir / "project/src/f", broker.dir / "project/done/f");
+  EXPECT_EQ(files().truncate({}, {ws("/src/f"), {}, handle}, 0).error().value, EACCES);
+  EXPECT_EQ(files().chmod({}, {ws("/src/f"), {}, handle}, 0777).error().value, EACCES);
+  EXPECT_EQ(on_host("project/done/f"), "one");
+}
+
+// Another directory made and removed in its old place does not make it nobody's.
+TEST_F(RevokeFiles, AnOpenDirectoryThatTheHostMovedStaysJudgedByItsPlace) {
+  broker.write("project/notes/one", "");
+  broker.write("project/private/x", "");
+  begin(R"({"version":1,"exports":[{"at":"/","from":"."}],"rules":[{"allow":"write","paths":["/"]},{"deny":"all","paths":["/private"]}]})");
+  const auto opened = files().open_directory({}, {ws("/notes"), {}, 0});
+  ASSERT_TRUE(opened);
+  std::filesystem::rename(broker.dir / "project/notes", broker.dir / "project/private/notes");
+  ASSERT_TRUE(files().mkdir({}, ws("/notes"), 0755));
+  ASSERT_TRUE(files().rmdir({}, ws("/notes")));
+  EXPECT_FALSE(files().read_directory({}, opened->handle, 0, 100));
 }
 
 TEST_F(RevokeFiles, TakingTheDenyBackGivesAllNamesBack) {
@@ -244,6 +310,16 @@ TEST_F(FilesBelow, AreThoseWithOtherNamesOrOpenOnes) {
   EXPECT_EQ(broker::files_below(*table, ws("/d"), budget, [](const auto&) { return true; }).files.size(), 2u);
   EXPECT_TRUE(broker::files_below(*table, ws("/three"), budget, none).empty());
   EXPECT_TRUE(broker::files_below(*table, ws("/nothing"), budget, none).empty());
+}
+
+// ATTACK: in the middle of the search a file is opened by its other name, which is then unlinked.
+TEST_F(FilesBelow, AskWhatIsOpenWhenAllHasBeenLookedAt) {
+  broker::SearchBudget budget;
+  const auto found = broker::files_below(*table, ws("/d"), budget, [&](const auto&) {
+    std::filesystem::remove_all(tree.path("d"));
+    return true;
+  });
+  EXPECT_EQ(found.files.size(), 2u);
 }
 
 TEST_F(FilesBelow, AreEveryFileWithTwoNamesWhereNotAllCouldBeSeen) {
