@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 
+#include "container/preconditions.h"
 #include "policy/base/unique_fd.h"
 
 namespace fbroker::container {
@@ -30,6 +31,8 @@ std::string read_to_end(int fd) {
 
 // Starts git without a shell; its answer, or nothing where it has none.
 std::string ls_files(const std::string& directory) {
+  const std::string git = system_program("git");
+  if (git.empty()) return "";
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return "";
   const UniqueFd out(ends[0]);
@@ -45,7 +48,7 @@ std::string ls_files(const std::string& directory) {
   std::array<char*, 8> argv{};
   std::ranges::transform(words, argv.begin(), [](std::string& word) { return word.data(); });
   pid_t child = 0;
-  const int failed = ::posix_spawnp(&child, "git", &actions, nullptr, argv.data(), environ);
+  const int failed = ::posix_spawn(&child, git.c_str(), &actions, nullptr, argv.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) return "";
   in = UniqueFd();

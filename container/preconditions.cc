@@ -30,17 +30,6 @@ bool is_program(const fs::path& path) {
   return fs::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
 }
 
-std::string from_path(const char* name) {
-  const char* path = std::getenv("PATH");
-  std::string_view rest = path != nullptr ? path : "/usr/bin:/bin";
-  while (!rest.empty()) {
-    const std::string_view one = rest.substr(0, rest.find(':'));
-    rest.remove_prefix(std::min(rest.size(), one.size() + 1));
-    if (one.starts_with('/') && is_program(fs::path(one) / name)) return (fs::path(one) / name).string();
-  }
-  return "";
-}
-
 Result<std::string> beside(const fs::path& self, const char* name) {
   const fs::path here = self.parent_path();
   for (const fs::path& place : {here, here.parent_path() / "libexec" / "fbroker", here.parent_path() / "libexec"})
@@ -49,7 +38,7 @@ Result<std::string> beside(const fs::path& self, const char* name) {
 }
 
 Result<void> check_bwrap(const std::string& bwrap) {
-  if (bwrap.empty()) return Error{"bubblewrap", "bwrap is not in PATH; install it: sudo apt install bubblewrap"};
+  if (bwrap.empty()) return Error{"bubblewrap", "bwrap is in no directory of the system (/usr/bin, /usr/local/bin, …); install it: sudo apt install bubblewrap"};
   if (output_of(bwrap, "--help").find("--ro-bind-fd") == std::string::npos)
     return Error{bwrap, "is too old: it has no --ro-bind-fd; Debian 12 has it since 0.8.0-2+deb12u1: "
                         "sudo apt install --only-upgrade bubblewrap"};
@@ -97,6 +86,12 @@ Error why_no_namespaces(Reached reached) {
 
 }  // namespace
 
+std::string system_program(const char* name) {
+  for (const char* directory : {"/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"})
+    if (const fs::path path = fs::path(directory) / name; is_program(path)) return path.string();
+  return "";
+}
+
 std::string output_of(const std::string& program, const char* argument) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) < 0) return "";
@@ -133,7 +128,7 @@ Result<Programs> find_programs() {
   std::error_code error;
   const fs::path self = fs::read_symlink("/proc/self/exe", error);
   if (error) return Error{"/proc/self/exe", error.message()};
-  Programs programs{.bwrap = from_path("bwrap"), .init = {}, .fuse = {}, .self = self.string()};
+  Programs programs{.bwrap = system_program("bwrap"), .init = {}, .fuse = {}, .self = self.string()};
   FBROKER_TRY_VOID(check_bwrap(programs.bwrap));
   FBROKER_TRY(programs.init, beside(self, "fbroker-init"));
   FBROKER_TRY(programs.fuse, beside(self, "fbroker-fuse"));

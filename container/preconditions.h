@@ -24,13 +24,18 @@ struct HostUser {
   gid_t gid;
 };
 
+// A program in one of the system's own directories, where only root writes; "": there is none.
+// ATTACK: PATH may lead into the workspace (node_modules/.bin), and what an
+//   agent put there would be run by the person's launcher.
+std::string system_program(const char* name);
+
 // What `program argument` prints, stderr included, up to 64 KiB and within 5 seconds of silence.
 std::string output_of(const std::string& program, const char* argument);
 
 // An agent must not become its own launcher.
 Result<void> refuse_inside_sandbox();
 
-// bwrap from PATH; the shims beside this program, in ../libexec/fbroker or
+// bwrap as system_program; the shims beside this program, in ../libexec/fbroker or
 // ../libexec.
 Result<Programs> find_programs();
 

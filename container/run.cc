@@ -156,18 +156,20 @@ void add_program(Materials& materials, agents::Resolved& program) {
 
 Result<void> add_state(Materials& materials, const RunOptions& options, const agents::Agent& agent, HostUser user) {
   const std::string name = options.name.empty() ? "default" : options.name;
-  FBROKER_TRY(std::vector<agents::Kept> state, agents::open_state(agent.profile, name, user));
+  FBROKER_TRY(std::vector<agents::Kept> state, agents::open_state(agent.profile, name, user, options.offline));
   std::string copied;
   if (options.share_login) {
     FBROKER_TRY(const auto lines, agents::share_login(agent.profile, broker::home_directory(), state, user));
     for (const std::string& line : lines) copied += "--share-login: " + line + "\n";
     std::fputs(copied.c_str(), stderr);   // with --quiet too: a secret went in
   }
-  for (agents::Kept& kept : state)
+  for (agents::Kept& kept : state) {
+    if (kept.lock) (void)materials.keep(std::move(kept.lock));
     materials.spec.kept.push_back({.source = kept.path,
                                    .fd = materials.keep(std::move(kept.fd)),
                                    .at = materials.spec.home + "/" + kept.below_home,
                                    .mode = Mount::Mode::writable});
+  }
   materials.about_agent = agents::words_for(agent, agents::state_directory(agent.profile, name), options);
   return ok;
 }

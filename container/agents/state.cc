@@ -1,6 +1,7 @@
 #include "container/agents/state.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <stdio.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -130,21 +131,29 @@ std::string state_directory(const Profile& profile, const std::string& name) {
   return broker::state_path(kAgents) + "/" + profile.name + "/" + name;
 }
 
-Result<std::vector<Kept>> open_state(const Profile& profile, const std::string& name, HostUser user) {
+Result<std::vector<Kept>> open_state(const Profile& profile, const std::string& name, HostUser user,
+                                     bool alone) {
   std::vector<Kept> state;
   if (profile.state.empty()) return state;
   FBROKER_TRY_VOID(broker::private_directory(broker::state_path(kAgents)));
   FBROKER_TRY_VOID(broker::private_directory(broker::state_path(kAgents) + "/" + profile.name));
   const std::string base = state_directory(profile, name);
-  FBROKER_TRY(const UniqueFd root, broker::private_directory(base));
+  FBROKER_TRY(UniqueFd root, broker::private_directory(base));
+  // ATTACK: through a socket in what they share, an agent with a network would
+  //   hand its way out to one that was started with --offline.
+  if (::flock(root.get(), (alone ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0)
+    return Error{base, std::string("is in use by another session of this agent") +
+                           (alone ? ", and with --offline it is not shared" : " that was started with --offline") +
+                           "; take another --name, or end that one"};
   for (const std::string& directory : profile.state) {
     const Split parts = split(directory);
     const std::string path = base + "/" + directory;
     // Those above it are never mounted: they stay ours.
     FBROKER_TRY(const UniqueFd parent, descend(root.get(), parts.parents, path, std::nullopt));
     FBROKER_TRY(UniqueFd kept, kept_directory(parent.get(), parts.last, path, user));
-    state.push_back({directory, path, std::move(kept)});
+    state.push_back({directory, path, std::move(kept), UniqueFd()});
   }
+  state.front().lock = std::move(root);
   return state;
 }
 

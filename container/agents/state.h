@@ -24,6 +24,7 @@ struct Kept {
   std::string below_home;   // ".config/opencode"
   std::string path;         // on the host
   UniqueFd fd;
+  UniqueFd lock;             // of the first: who shares the state, for as long as it is open
 };
 
 // Where this agent's state of that name lies; nothing is made.
@@ -31,8 +32,9 @@ struct Kept {
 std::string state_directory(const Profile& profile, const std::string& name);
 
 // Makes what is missing of it.
+// `alone`: no other run has it meanwhile; others share it. Errors: in use.
 // Precondition: `name` is a session's name (broker::is_session_name).
-Result<std::vector<Kept>> open_state(const Profile& profile, const std::string& name, HostUser user);
+Result<std::vector<Kept>> open_state(const Profile& profile, const std::string& name, HostUser user, bool alone = false);
 
 // --share-login: copies the profile's login files, and nothing else, out of the
 // person's HOME into the kept state. Returns a line for each copy.

@@ -237,6 +237,18 @@ TEST_P(Agents, ALinkInTheStateLeadsNowhereOnTheHost) {
   EXPECT_EQ(home.shell("cat ../victim").out, "untouched\n");
 }
 
+TEST_P(Agents, OfflineSharesItsStateWithNobody) {
+  Process running = Process::start({program(), "run", "-q", "--agent", "demo", "--", "sh", "-c", "echo ready; cat"}, as());
+  ASSERT_TRUE(running.read_until("ready\n")) << running.errors();
+  const Output refused = agent({"demo", "-q", "--offline"}, {"true"});
+  EXPECT_EQ(refused.status, 125);
+  EXPECT_TRUE(has(refused.err, "take another --name")) << refused.err;
+  EXPECT_EQ(agent({"demo", "-q", "--offline", "--name", "alone"}, {"true"}).status, 0);
+  running.close_input();
+  EXPECT_EQ(running.wait(), 0);
+  EXPECT_EQ(agent({"demo", "-q", "--offline"}, {"true"}).status, 0);
+}
+
 TEST_P(Agents, ADirectoryInTheLoginsPlaceIsSaid) {
   home.write("../.demo/auth.json", "token");
   EXPECT_EQ(demo("mkdir ~/.demo/auth.json").status, 0);

@@ -337,6 +337,16 @@ TEST_P(Run, AToolchainIsShownReadOnlyAndFound) {
   EXPECT_EQ(inside({"true"}, {"--tool", home.project().string()}).status, 125);   // the workspace
 }
 
+// ATTACK: the last run's agent left them there, and the person's PATH leads there.
+TEST_P(Run, NoProgramOutOfTheWorkspaceIsStartedOnTheHost) {
+  for (const char* name : {"bwrap", "git"}) {
+    home.write(name, "#!/bin/sh\ntouch " + (home.project() / "ran").string() + "\nexec /usr/bin/" + name + " \"$@\"\n");
+    fs::permissions(home.project() / name, fs::perms(0755));
+  }
+  EXPECT_EQ(home.shell("PATH=" + home.project().string() + ":$PATH; " + programs_directory() + "/fbroker run -q -- echo inside").out, "inside\n");
+  EXPECT_FALSE(fs::exists(home.project() / "ran"));
+}
+
 TEST_P(Run, WhatCannotBeProtectedDoesNotStart) {
   EXPECT_EQ(inside({"true"}, {"--root", "/"}).status, 125);
   EXPECT_EQ(inside({"true"}, {"--root", home.path().string()}).status, 125);
