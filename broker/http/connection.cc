@@ -157,6 +157,7 @@ bool Connection::read_head() {
   const auto size = input().empty() ? std::optional<std::size_t>() : [&] {
     auto found = find_head(input());
     if (found) return *found;
+    record_unreadable(input(), found.error());
     refuse_and_close(found.error());
     return std::optional<std::size_t>(0);
   }();
@@ -164,7 +165,10 @@ bool Connection::read_head() {
   if (*size == 0) return true;  // refused: flush() is next
   idle_since_.store(0);
   auto head = parser_.parse_head(input().substr(0, *size));
-  if (!head) return refuse_and_close(head.error());
+  if (!head) {
+    record_unreadable(input().substr(0, *size), head.error());
+    return refuse_and_close(head.error());
+  }
   const std::string_view raw_head = input().substr(0, *size);   // good until input is read again
   in_begin_ += *size;
   head_ = std::move(*head);
@@ -351,6 +355,19 @@ bool Connection::tell_session() {
   protocol::append_number(out_body_, kMaxPieceBytes);
   out_body_ += '}';
   return reply(200, kJson, out_body_);
+}
+
+// A head that cannot be read and would have asked for a host is a refusal of the gate's.
+void Connection::record_unreadable(std::string_view head, const Problem& why) {
+  EgressGate* gate = front_.services.egress;
+  const std::string_view line = head.substr(0, head.find_first_of("\r\n"));
+  const std::size_t space = std::min(line.find(' '), line.size());
+  const bool for_gate = line.substr(0, space) == "CONNECT" || line.find("://") != line.npos;
+  if (gate == nullptr || !for_gate) return;
+  std::string asked(line.substr(std::min(space + 1, line.size())));
+  asked.resize(std::min(asked.find(' '), asked.size()));
+  std::ranges::replace_if(asked, [](char c) { return c <= ' ' || c > '~'; }, '?');
+  (void)gate->refused(caller_, asked, {why.status, why.detail, "egress:request"});
 }
 
 // ---- through the egress gate --------------------------------------------------------

@@ -122,6 +122,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool refuse_and_close(const Problem& problem);
   bool refuse_and_close(const EgressRefusal& refusal);
   bool refuse_egress(const EgressRefusal& refusal);   // on the record
+  void record_unreadable(std::string_view head, const Problem& why);
   bool refuse(Errno error, policy::OperationSet operations);
   void start_head(unsigned status);
   void field(std::string_view name, std::string_view value);

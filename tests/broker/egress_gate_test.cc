@@ -391,6 +391,16 @@ TEST_F(Egress, OtherAbsoluteRequestsAreRefused) {
   for (const auto& record : refused) EXPECT_EQ(record.decision, "deny");
 }
 
+TEST_F(Egress, ARequestThatCannotBeReadIsOnTheRecordToo) {
+  for (const char* head : {"GET http://evil.com/ HTTP/1.0\r\n\r\n", "CONNECT evil.com:443 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+                           "CONNECT evil.com:443 HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"}) {
+    RawClient client(session_.socket());
+    client.send(head);
+    EXPECT_EQ(status_of(client.reply()), 400u) << head;
+  }
+  EXPECT_EQ(records("connect").size(), 3u);
+}
+
 TEST_F(Egress, ConnectTakesNoBody) {
   RawClient client(session_.socket());
   client.send("CONNECT llm.local:11434 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nping");
