@@ -95,7 +95,8 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
   const bool drained = answer.value("drained", false), acknowledged = answer.value("acknowledged", false);
   if (!revoked.ended.empty()) std::printf("ended: %s\n", ids(revoked.ended).c_str());
   if (!revoked.denied.empty())
-    std::printf("denied: %s (%s would have allowed it)\n", ids(revoked.denied).c_str(), shown(words(revoked.overruled, ", ")).c_str());
+    std::printf("denied: %s%s\n", ids(revoked.denied).c_str(),
+                revoked.overruled.empty() ? "" : (" (" + shown(words(revoked.overruled, ", ")) + " would have allowed it)").c_str());
   for (const json& lifted : answer.value("lifted", json::array()))
     std::printf("taken back: %s; the policy's rules hold there again\n", shown(lifted.value("id", "")).c_str());
   if (revoked.ended.empty() && revoked.denied.empty() && answer.value("lifted", json::array()).empty())

@@ -78,11 +78,11 @@ Tunnel::Awaitable<std::optional<EgressRefusal>> Tunnel::run(Side side) {
     client_fd_ = side.socket.native_handle();
   }
   std::optional<EgressRefusal> refused;
+  // ATTACK: plain HTTP to a port where the rule wants TLS. (Port 80 is for nothing else.)
+  if (side.forward && decision_.tls != TlsCheck::off && target_.port != policy::kHttpPort)
+    co_return failed({403, "the rule for " + target_.text() + " wants TLS", "egress:sni"}, EACCES);
   auto found = co_await addresses(side);
   if (!found) refused = found.error();
-  // ATTACK: plain HTTP to a port where the rule wants TLS. (Port 80 is for nothing else.)
-  if (!refused && side.forward && decision_.tls != TlsCheck::off && target_.port != policy::kHttpPort)
-    refused = failed({403, "the rule for " + target_.text() + " wants TLS", "egress:sni"}, EACCES);
   if (!refused && decision_.tls != TlsCheck::off && !side.forward) refused = co_await hello(side);
   if (!refused) refused = co_await connect(side, std::move(*found));
   if (!refused) {

@@ -134,11 +134,12 @@ bool is_there(int directory, const std::string& name) { return stat_at(directory
 Folding tried_out(int directory) {
   constexpr std::size_t kMost = 10'000;
   const auto names = listing(directory, kMost);
-  if (!names || names->size() == kMost) return Folding::unsaid;
+  if (!names) return Folding::unsaid;
   for (const std::string& name : *names) {
     const std::string other = in_other_case(name);
     if (other == name || names->contains(other)) continue;
-    if (is_there(directory, other)) return Folding::yes;
+    // Where not all was listed, it may be a name of its own.
+    if (is_there(directory, other)) return names->size() < kMost ? Folding::yes : Folding::unsaid;
     if (is_there(directory, name)) return Folding::no;
   }
   return Folding::unsaid;

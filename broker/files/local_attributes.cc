@@ -80,15 +80,13 @@ Result<LocalFileService::Subject, Errno> LocalFileService::subject(const Gate& g
     if (rights(gate, *subject.handle) == Rights{}) return Errno{EACCES};
     FBROKER_TRY(subject.stat, stat_of(subject.fd()));
     FBROKER_TRY_VOID(permit_where_it_is(gate, *subject.handle, path, subject.stat));
-    if (is_revoked(gate, subject.decided, subject.stat, Operation::write))
-      return refuse(gate, subject.decided, Operation::write, Errno{EACCES}, {.detail = "revoked"});
+    FBROKER_TRY_VOID(refuse_revoked(gate, subject.decided, subject.stat));
     return subject;
   }
   FBROKER_TRY(subject.decided, permit(gate, ref.path));
   if (subject.decided.on == nullptr) return Errno{EROFS};
   FBROKER_TRY(const Found found, find_existing(gate, subject.decided, ref.expect));
-  if (is_revoked(gate, subject.decided, *found.stat, Operation::write))
-    return refuse(gate, subject.decided, Operation::write, Errno{EACCES}, {.detail = "revoked"});
+  FBROKER_TRY_VOID(refuse_revoked(gate, subject.decided, *found.stat));
   FBROKER_TRY(subject.pinned, pin_down(gate, subject.decided, found));
   subject.stat = *found.stat;
   subject.directory = found.directory.identity;

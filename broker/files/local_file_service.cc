@@ -365,6 +365,12 @@ bool LocalFileService::is_revoked(const Gate& gate, const Decided& decided,
   });
 }
 
+// A newer grant may have given it back for reading alone.
+Result<void, Errno> LocalFileService::refuse_revoked(const Gate& gate, const Decided& decided, const FileStat& stat) {
+  if (!is_revoked(gate, decided, stat, Operation::write)) return ok;
+  return refuse(gate, decided, Operation::write, Errno{EACCES}, {.detail = "revoked"});
+}
+
 const char* LocalFileService::why_hidden(const Gate& gate, const Decided& decided,
                                          const FileStat& stat) const {
   // ATTACK: under an allow of "**/*.md" every name leads, by its path, to

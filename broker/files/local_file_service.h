@@ -224,6 +224,7 @@ class LocalFileService final : public protocol::FileService {
   bool is_revoked(const Gate& gate, const Decided& decided, const FileStat& stat, policy::Operation operation) const {
     return stat.is_regular() && is_revoked(gate, decided, stat.identity, stat.links > 1, operation);
   }
+  Result<void, Errno> refuse_revoked(const Gate& gate, const Decided& decided, const FileStat& stat);   // for writing
   // What the host moved to where it may not be changed is not changed by its old name either.
   Result<void, Errno> permit_where_it_is(const Gate& gate, Handle& handle, const WorkspacePath& path,
                                          const FileStat& stat);

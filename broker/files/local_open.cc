@@ -131,8 +131,7 @@ Result<LocalFileService::Opening, Errno> LocalFileService::open_existing(
   if (found.stat->is_symlink()) return Errno{ELOOP};
   if (found.stat->is_directory()) return Errno{EISDIR};
   FBROKER_TRY(const UniqueFd pinned, pin_down(gate, decided, found));
-  if (writes(flags) && is_revoked(gate, decided, *found.stat, Operation::write))
-    return refuse(gate, decided, Operation::write, Errno{EACCES}, {.detail = "revoked"});
+  if (writes(flags)) FBROKER_TRY_VOID(refuse_revoked(gate, decided, *found.stat));
   // ATTACK: writing to a set-id file would put words into its owner's mouth.
   if (writes(flags) && found.stat->is_set_id())
     return refuse(gate, decided, Operation::write, Errno{EACCES}, {.detail = "set-id file"});

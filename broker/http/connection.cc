@@ -357,20 +357,19 @@ bool Connection::tell_session() {
   return reply(200, kJson, out_body_);
 }
 
+// ---- through the egress gate --------------------------------------------------------
+
 // A head that cannot be read and would have asked for a host is a refusal of the gate's.
 void Connection::record_unreadable(std::string_view head, const Problem& why) {
   EgressGate* gate = front_.services.egress;
   const std::string_view line = head.substr(0, head.find_first_of("\r\n"));
   const std::size_t space = std::min(line.find(' '), line.size());
-  const bool for_gate = line.substr(0, space) == "CONNECT" || line.find("://") != line.npos;
-  if (gate == nullptr || !for_gate) return;
   std::string asked(line.substr(std::min(space + 1, line.size())));
   asked.resize(std::min(asked.find(' '), asked.size()));
+  if (gate == nullptr || (line.substr(0, space) != "CONNECT" && !is_absolute_form(asked))) return;
   std::ranges::replace_if(asked, [](char c) { return c <= ' ' || c > '~'; }, '?');
   (void)gate->refused(caller_, asked, {why.status, why.detail, "egress:request"});
 }
-
-// ---- through the egress gate --------------------------------------------------------
 
 bool Connection::enter_connect() {
   if (!body_done_ || head_.framing != Framing::none || head_.expects_continue)

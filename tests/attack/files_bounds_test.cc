@@ -231,6 +231,15 @@ TEST(FoldedCase, ADirectoryThatTellsCasesApartIsFoundOut) {
   EXPECT_FALSE(broker::is_other_spelling(directory.get(), ".env"));
 }
 
+// One name is proof enough, however many there are.
+TEST(FoldedCase, ALargeDirectoryThatTellsCasesApartIsFoundOutToo) {
+  TempTree tree;
+  tree.mkdir("d");
+  for (int i = 0; i < 10'001; ++i) tree.write("d/f" + std::to_string(i), "");
+  const UniqueFd directory(::open(tree.path("d").c_str(), O_PATH | O_DIRECTORY));
+  EXPECT_EQ(broker::tried_out(directory.get()), broker::Folding::no);
+}
+
 // A mount below the export that takes .ENV for .env, as what Windows and Macs
 // share does.
 TEST(FoldedCase, AMountBelowThatFoldsIsNotThere) {

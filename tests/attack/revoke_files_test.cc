@@ -60,6 +60,12 @@ class RevokeFiles : public testing::Test {
     std::ifstream file(broker.dir / name);
     return {std::istreambuf_iterator<char>(file), {}};
   }
+  void grant(const std::string& path, const char* level) {
+    broker::LiveGrant wanted;
+    wanted.grant.path = ws(path);
+    wanted.grant.operations = *policy::level_of(policy::Effect::allow, level);
+    EXPECT_TRUE(broker::grant(session->take_turn(), wanted));
+  }
   broker::RevokeOutcome revoke(const std::string& path) {
     auto outcome = broker::revoke_places(session->take_turn(), {ws(path)});
     EXPECT_TRUE(outcome.finality.is_final());
@@ -125,10 +131,7 @@ TEST_F(RevokeFiles, ANewerGrantOfANameGivesItBackAndOnlyThat) {
   host_link("a", "c");
   begin();
   revoke("/a");
-  broker::LiveGrant wanted;
-  wanted.grant.path = ws("/b");
-  wanted.grant.operations = *policy::level_of(policy::Effect::allow, "read");
-  ASSERT_TRUE(broker::grant(session->take_turn(), wanted));
+  grant("/b", "read");
   EXPECT_EQ(opens("/b"), 0);
   EXPECT_EQ(opens("/c"), ENOENT);
   EXPECT_EQ(opens("/a"), ENOENT);
@@ -139,10 +142,7 @@ TEST_F(RevokeFiles, ANewerGrantGivesBackWhatItSaysAndNoMore) {
   host_link("a", "c");
   begin();
   revoke("/a");
-  broker::LiveGrant wanted;
-  wanted.grant.path = ws("/c");
-  wanted.grant.operations = *policy::level_of(policy::Effect::allow, "read");
-  ASSERT_TRUE(broker::grant(session->take_turn(), wanted));
+  grant("/c", "read");
   EXPECT_EQ(opens("/c"), 0);
   EXPECT_EQ(opens("/c", O_RDWR), EACCES);
   EXPECT_EQ(opens("/c", O_WRONLY | O_TRUNC), EACCES);
@@ -156,10 +156,7 @@ TEST_F(RevokeFiles, ASecondRevokeOverrulesAGrantSince) {
   host_link("a", "c");
   begin();
   revoke("/a");
-  broker::LiveGrant wanted;
-  wanted.grant.path = ws("/c");
-  wanted.grant.operations = *policy::level_of(policy::Effect::allow, "write");
-  ASSERT_TRUE(broker::grant(session->take_turn(), wanted));
+  grant("/c", "write");
   const auto handle = open("/c");
   ASSERT_EQ(writes(handle), 0);
   revoke("/a");

@@ -391,6 +391,15 @@ TEST_F(Egress, OtherAbsoluteRequestsAreRefused) {
   for (const auto& record : refused) EXPECT_EQ(record.decision, "deny");
 }
 
+TEST_F(Egress, WhereARuleWantsTlsAbsoluteFormIsRefusedAndNothingIsLookedUp) {
+  RawClient client(session_.socket());
+  client.send("GET http://api.example.com:443/ HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(status_of(client.reply()), 403u);
+  EXPECT_EQ(resolved_, "");
+  ASSERT_EQ(records("connect").size(), 1u);
+  EXPECT_EQ(records("connect")[0].reason, "egress:sni");
+}
+
 TEST_F(Egress, ARequestThatCannotBeReadIsOnTheRecordToo) {
   for (const char* head : {"GET http://evil.com/ HTTP/1.0\r\n\r\n", "CONNECT evil.com:443 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
                            "CONNECT evil.com:443 HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"}) {
