@@ -26,9 +26,6 @@ constexpr std::size_t kBufferBytes = kMaxTransfer + 64 * 1024;
 
 constexpr std::size_t kManyNames = 20'000;
 
-// Linux 6.16; not in this system's headers.
-constexpr int kNotifyIncEpoch = 8;
-
 // The channel of the request being served: an answer must go where the
 // request came from. -1 in threads that serve none.
 thread_local int t_channel = -1;
@@ -111,41 +108,24 @@ void serve(FuseFront::Impl& front, int channel, int set) {
 
 // ---- telling the kernel
 
-// Drops every name the kernel knows, at once. False where it cannot.
-bool next_epoch(FuseFront::Impl& front) {
-  if (!front.options.use_epoch || front.epoch_known_absent) return false;
-  fuse_out_header header{};
-  header.len = sizeof header;
-  header.error = kNotifyIncEpoch;
-  if (::write(front.devices.front().get(), &header, sizeof header) == sizeof header) return true;
-  if (errno == EINVAL) front.epoch_known_absent = true;
-  return false;
-}
+bool kernel_has(const FuseFront::Impl& front, unsigned minor) { return front.kernel_minor.load() >= minor; }
 
-void tell_names(FuseFront::Impl& front, const std::vector<Affected::Entry>& entries,
-                bool keep_directories) {
-  fuse_session* session = front.session.get();
+void tell_names(const FuseFront::Impl& front, const std::vector<Affected::Entry>& entries, bool keep_directories,
+                Notices& notices) {
   for (const Affected::Entry& entry : entries) {
     // An expired directory is looked up again and stays what it is for those
     // who stand in it; an invalidated one would be cut off from its parent.
-    if (keep_directories && entry.directory &&
-        fuse_lowlevel_notify_expire_entry(session, entry.parent, entry.name.data(),
-                                          entry.name.size(), FUSE_LL_EXPIRE_ONLY) != -ENOSYS)
-      continue;
-    fuse_lowlevel_notify_inval_entry(session, entry.parent, entry.name.data(), entry.name.size());
+    if (keep_directories && entry.directory && kernel_has(front, kMinorOfExpire))
+      notices.expire_name(entry.parent, entry.name);
+    else
+      notices.forget_name(entry.parent, entry.name);
   }
 }
 
 // Waits until look-ups whose answers are on their way have installed them:
 // takes and gives back each directory's lock. No directory has a name ".".
-void fence(FuseFront::Impl& front, const std::vector<NodeId>& directories) {
-  for (const NodeId directory : directories)
-    fuse_lowlevel_notify_inval_entry(front.session.get(), directory, ".", 1);
-}
-
-void tell_inodes(FuseFront::Impl& front, const std::vector<NodeId>& nodes) {
-  for (const NodeId node : nodes)
-    fuse_lowlevel_notify_inval_inode(front.session.get(), node, 0, 0);
+void fence(const std::vector<NodeId>& directories, Notices& notices) {
+  for (const NodeId directory : directories) notices.forget_name(directory, ".");
 }
 
 void sort_unique(std::vector<NodeId>& ids) {
@@ -173,7 +153,8 @@ FuseFront::~FuseFront() = default;
 
 Result<std::unique_ptr<FuseFront>> FuseFront::create(protocol::FileService& service,
                                                      std::vector<UniqueFd> devices,
-                                                     Options options) {
+                                                     Options options,
+                                                     std::unique_ptr<Notifier> notifier) {
   if (devices.empty()) return Error{"fuse", "no device"};
   options.threads = std::clamp(options.threads, 1U, 16U);
   auto impl = std::make_unique<Impl>(service, std::move(options));
@@ -200,6 +181,8 @@ Result<std::unique_ptr<FuseFront>> FuseFront::create(protocol::FileService& serv
     return Error{"fuse", "libfuse refused the device"};
   }
   impl->devices = std::move(devices);
+  impl->notifier = std::move(notifier);
+  if (!impl->notifier) impl->notifier = std::make_unique<DirectNotifier>(impl->devices.front().get());
   return std::unique_ptr<FuseFront>(new FuseFront(std::move(impl)));
 }
 
@@ -228,7 +211,7 @@ void FuseFront::stop() noexcept {
   [[maybe_unused]] const auto written = ::write(impl_->stop_event.get(), &one, sizeof one);
 }
 
-void FuseFront::handle(const Event& event) {
+bool FuseFront::tell(const Event& event) {
   {
     // INVARIANT: counted before anything is forgotten, so that a reply that is
     // not in the kernel by now cannot be kept there.
@@ -241,11 +224,17 @@ void FuseFront::handle(const Event& event) {
   // An epoch makes the kernel let go of every name and with them of pages
   // everywhere: for when everything is meant, or next to it.
   const bool everything = event.kind == EventKind::forget_all || event.path.is_root();
-  const bool by_epoch = (everything || affected.entries.size() > kManyNames) && next_epoch(*impl_);
-  if (!by_epoch) tell_names(*impl_, affected.entries, !everything);
-  fence(*impl_, affected.directories);
-  tell_inodes(*impl_, affected.nodes);
+  const bool by_epoch = (everything || affected.entries.size() > kManyNames) && impl_->options.use_epoch &&
+                        kernel_has(*impl_, kMinorOfEpoch);
+  Notices notices;
+  if (by_epoch) notices.next_epoch();
+  else tell_names(*impl_, affected.entries, !everything, notices);
+  fence(affected.directories, notices);
+  for (const NodeId node : affected.nodes) notices.forget_inode(node);
+  return notices.empty() || impl_->notifier->tell(notices);
 }
+
+void FuseFront::handle(const Event& event) { tell(event); }
 
 std::size_t FuseFront::nodes() const { return impl_->nodes.size(); }
 std::size_t FuseFront::open_handles() const { return impl_->handles.size(); }

@@ -19,7 +19,7 @@
 // INVARIANT: no lock of ours is held during a call of the service, and none
 //   during a notification: both can wait for other requests of this mount.
 // INVARIANT: notifications are never written by a thread that serves requests.
-// Threads: run() once; handle() and stop() from any other thread.
+// Threads: run() once; tell(), handle() one at a time and stop() from any other thread.
 #pragma once
 
 #include <sys/types.h>
@@ -29,6 +29,7 @@
 #include <memory>
 #include <vector>
 
+#include "broker/fuse/notifier.h"
 #include "broker/protocol/event.h"
 #include "broker/protocol/file_service.h"
 #include "policy/base/unique_fd.h"
@@ -48,9 +49,11 @@ struct Options {
 class FuseFront final : public protocol::EventSink {
  public:
   // `devices`: channels of one connection, mounted and not yet initialised;
-  // threads share them evenly. Notifications go through the first.
+  // threads share them evenly. `notifier`: none = tell() writes to the first
+  // itself.
   static Result<std::unique_ptr<FuseFront>> create(protocol::FileService& service,
-                                                   std::vector<UniqueFd> devices, Options options);
+                                                   std::vector<UniqueFd> devices, Options options,
+                                                   std::unique_ptr<Notifier> notifier = nullptr);
   ~FuseFront() override;
 
   // Serves until the file system is unmounted, the connection aborted or
@@ -60,7 +63,9 @@ class FuseFront final : public protocol::EventSink {
   // Async-signal-safe. Requests being served are finished.
   void stop() noexcept;
 
-  // run() has to go on until it returns: a notification may wait for a request.
+  // Whether the kernel has forgotten what the event is about. run() has to go
+  // on until it returns: a notification may wait for a request.
+  bool tell(const protocol::Event&);
   void handle(const protocol::Event&) override;
 
   // For tests and status.

@@ -24,6 +24,7 @@ struct FuseFront::Impl {
 
   protocol::FileService& service;
   const Options options;
+  std::unique_ptr<Notifier> notifier;
   InodeTable nodes;
   HandleTable handles;
 
@@ -36,7 +37,7 @@ struct FuseFront::Impl {
   UniqueFd stop_event;
   std::atomic<bool> initialised{false};
   std::atomic<bool> announced{false};
-  std::atomic<bool> epoch_known_absent{false};
+  std::atomic<unsigned> kernel_minor{0};   // of the protocol that the kernel speaks, 7.N
   std::atomic<int> failure{0};
   std::unique_ptr<fuse_session, SessionDelete> session;
 

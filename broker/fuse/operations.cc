@@ -769,6 +769,7 @@ void do_init(void* userdata, fuse_conn_info* connection) {
   connection->max_background = 64;
   connection->congestion_threshold = 48;
   connection->time_gran = 1;
+  static_cast<Impl*>(userdata)->kernel_minor = connection->proto_minor;
   static_cast<Impl*>(userdata)->initialised = true;
 }
 
