@@ -224,6 +224,7 @@ Result<Materials> materials_for(const RunOptions& options, const Wanted& wanted,
   spec.gid = ::geteuid() == 0 && user.gid == 65534 ? kAgentId : user.gid;
   spec.workspace = options.workspace;
   spec.limits = options.limits;
+  spec.transport = options.transport;
   FBROKER_TRY(materials.publisher, Publisher::listen(options.publish));
   spec.publishes = materials.publisher.any();
   if (!options.offline) spec.proxy = kProxy;

@@ -24,6 +24,7 @@ struct RunOptions {
   std::string workspace = "/workspace";
   std::vector<std::string> publish;    // as the person wrote them
   bool offline = false;                // nothing inside reaches any host, whatever a policy allows
+  std::string transport = "auto";      // how files reach the sandbox: auto, device, http
   Limits limits;
   bool quiet = false;                  // neither banner nor end report
   std::vector<std::string> command;

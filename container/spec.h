@@ -75,6 +75,8 @@ struct SandboxSpec {
   // What mounts the workspace; taken away again before the agent starts.
   Mount init_program, fuse_program, fuse_device;
 
+  std::string transport = "auto";      // fbroker-init's --transport
+
   // Where the relay inside listens for what wants out ("" = nowhere), and
   // whether it is handed connections that come in.
   std::string proxy;

@@ -60,6 +60,9 @@ void add_run(CLI::App& app, int& status) {
   add_agent(*run, *options);
   run->add_option("--backend", *backend, "What makes the sandbox")
       ->capture_default_str()->check(CLI::IsMember({"bwrap"}));
+  run->add_option("--transport", options->transport,
+                  "How files reach the sandbox: device (the broker answers the kernel), http, or auto (device where it can be had)")
+      ->check(CLI::IsMember({"auto", "device", "http"}))->capture_default_str();
   run->add_option("--workspace", options->workspace, "Where the workspace is inside")->capture_default_str();
   run->add_flag("-q,--quiet", options->quiet, "Neither banner nor end report");
   add_limits(*run, options->limits);

@@ -68,6 +68,7 @@ bool all_forgot(Session& session, const std::vector<Touched>& touched,
                 const std::vector<protocol::FileIdentity>& identities, std::uint64_t told) {
   if (told == 0) return true;
   if (!session.events().wait_acknowledged(told, kRevokeBound)) return false;
+  if (session.mount()) return true;   // it listens for as long as it serves
   const auto sandbox = session.sandbox();
   HttpFront& front = session.front();
   if (sandbox == nullptr || front.file_service_acknowledged(told) || !sandbox->has_file_service()) return true;
@@ -79,10 +80,17 @@ bool all_forgot(Session& session, const std::vector<Touched>& touched,
 
 // Whoever has not forgotten in time still holds pages, in a kernel that we
 // cannot reach: its connections go, and it goes, before the person is answered.
+// The signal comes before the abort, which alone would leave cached pages
+// readable; the death after it, as a process in a call that nobody answers
+// cannot die.
 void cut_off(Session& session, Finality& finality) {
   finality.acknowledged = false;
   finality.connections_cut += session.front().abort_all();
-  if (const auto sandbox = session.sandbox()) finality.sandbox_killed = sandbox->kill(kRevokeBound);
+  const auto sandbox = session.sandbox();
+  const auto mount = session.mount();
+  if (sandbox) sandbox->begin_kill();
+  if (mount) mount->abort();
+  if (sandbox) finality.sandbox_killed = sandbox->kill(kRevokeBound);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "broker/http/forward.h"
+#include "broker/protocol/device_offer.h"
 #include "broker/protocol/wire_json.h"
 
 namespace fbroker::broker {
@@ -201,6 +202,7 @@ bool Connection::enter_route() {
     case RouteKind::file_write: return enter_file_write();
     case RouteKind::list: return enter_list();
     case RouteKind::events: return enter_events();
+    case RouteKind::device: return enter_device();
   }
   return refuse_and_close(bad_request("unknown route"));
 }
@@ -804,6 +806,39 @@ bool Connection::event_lines() {
   queue(std::string_view(out_body_));
   after_flush_ = &Connection::event_lines;
   return go(&Connection::flush);
+}
+
+// ---- the device ----------------------------------------------------------------------------
+
+// ATTACK: descriptors that come before we are ready for them. What is read here
+//   has no room for any; they come after the 101, and somebody else reads them.
+bool Connection::enter_device() {
+  if (auto rest = route_.query.finish(); !rest) return refuse_and_close(rest.error());
+  if (head_.upgrade != protocol::kDeviceUpgrade)
+    return refuse_and_close(bad_request("expected Upgrade: " + std::string(protocol::kDeviceUpgrade)));
+  if (!input().empty()) return refuse_and_close(bad_request("nothing may follow before the answer"));
+  const auto& services = front_.services;
+  const Result<void> may = services.may_adopt && services.adopt ? services.may_adopt(caller_.peer_pid)
+                                                                : Error{"", "no device is taken here"};
+  if (!may) {
+    Problem problem;
+    problem.status = 409;
+    problem.title = "The device is not taken";
+    problem.detail = may.error().text();
+    return refuse_and_close(problem);
+  }
+  out_head_ = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ";
+  out_head_ += protocol::kDeviceUpgrade;
+  out_head_ += "\r\n\r\n";
+  queue(std::string_view(out_head_));
+  after_flush_ = &Connection::give_to_adoption;
+  return go(&Connection::flush);
+}
+
+bool Connection::give_to_adoption() {
+  UniqueFd connection(::fcntl(socket_.native_handle(), F_DUPFD_CLOEXEC, 3));
+  if (connection) front_.services.adopt(std::move(connection), caller_.peer_pid);
+  return end(), false;   // our copy of it
 }
 
 // ---- replies --------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool enter_file_write();
   bool enter_list();
   bool enter_events();
+  bool enter_device();
+  bool give_to_adoption();
   bool enter_connect();
   bool enter_forward(std::string_view raw_head);
   bool tell_session();

@@ -56,6 +56,11 @@ struct HttpServices {
   // Whether a client is the sandbox's own file system, which must always be
   // able to hear what it has to forget. May be empty: nobody is.
   std::function<bool(std::uint32_t peer_pid)> is_file_service = {};
+  // A FUSE device that a client wants to give away: whether it may (errors: why
+  // not), and the connection on which it comes, which must not be waited for.
+  // Empty: none is taken.
+  std::function<Result<void>(std::uint32_t peer_pid)> may_adopt = {};
+  std::function<void(UniqueFd connection, std::uint32_t peer_pid)> adopt = {};
 };
 
 // Threads: all members, any thread.

@@ -162,6 +162,10 @@ void RequestParser::Impl::on_field_impl(http::field name, View name_view, View v
       if (!head.range.empty()) return refuse(error, "two Range fields");
       head.range = value;
       return;
+    case http::field::upgrade:
+      if (!head.upgrade.empty()) return refuse(error, "two Upgrade fields");
+      head.upgrade = value;
+      return;
     default:
       break;
   }

@@ -32,6 +32,7 @@ struct RequestHead {
   bool keep_alive = true;
   bool expects_continue = false;
   std::string range;                 // "" = none
+  std::string upgrade;               // the protocol asked for; "" = none
   std::uint32_t pid = 0;             // as claimed
 };
 

@@ -21,6 +21,7 @@ constexpr std::array kFixed{
     Fixed{"/v1/list", Method::get, RouteKind::list, Body::none},
     Fixed{"/v1/events", Method::get, RouteKind::events, Body::none},
     Fixed{"/v1/events/ack", Method::post, RouteKind::event_ack, Body::json},
+    Fixed{"/v1/device", Method::get, RouteKind::device, Body::none},
 };
 
 constexpr std::string_view kHandles = "/v1/handles/", kData = "/data", kVersion = "/v1/";

@@ -37,6 +37,7 @@ enum class RouteKind : std::uint8_t {
   list,          // GET  /v1/list?path=
   events,        // GET  /v1/events
   event_ack,     // POST /v1/events/ack
+  device,        // GET  /v1/device, an upgrade
 };
 
 // What may follow the head.

@@ -103,7 +103,8 @@ Result<void> Registry::start() {
                              [this](const std::string& session, std::string grant) {
                                maintenance_->used(session, std::move(grant));
                              },
-                             options_.say});
+                             options_.say,
+                             [this](Session& session, pid_t pid) { return register_sandbox(session, pid); }});
   forget_if([](const std::string&, const Remembered& known) {
     return known.launcher != 0 && !HostProcess::open(known.launcher, known.launcher_started);
   }, "launcher");

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -16,6 +15,7 @@ namespace {
 struct Place {
   pid_t parent = 0;
   std::string levels;   // of PID namespaces, a mark each
+  std::string innermost;   // its number there
 };
 
 Place place_of(pid_t pid) {
@@ -27,7 +27,10 @@ Place place_of(pid_t pid) {
     words >> key;
     if (key == "PPid:") words >> place.parent;
     if (key == "NSpid:")
-      while (words >> number) place.levels += '.';
+      while (words >> number) {
+        place.levels += '.';
+        place.innermost = number;
+      }
   }
   return place;
 }
@@ -43,6 +46,12 @@ Result<Sandbox> Sandbox::open(pid_t pid, std::uint64_t started) {
   if (const auto may = process.signal(0); !may)
     return Error{name, std::string("cannot be killed by us: ") + std::strerror(may.error().value)};
   return Sandbox(std::move(process));
+}
+
+bool Sandbox::is_first_of_its_own(pid_t pid) {
+  if (pid <= 1) return false;
+  const Place place = place_of(pid);
+  return place.levels.size() > 1 && place.innermost == "1";
 }
 
 bool Sandbox::kill(std::chrono::milliseconds bound) const {

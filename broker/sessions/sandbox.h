@@ -3,6 +3,8 @@
 // forget what it must (design section 7).
 #pragma once
 
+#include <csignal>
+
 #include "broker/sessions/host_process.h"
 
 namespace fbroker::broker {
@@ -13,6 +15,10 @@ class Sandbox {
   // Errors: no such process; it is ours, our parent, init, or not our user's.
   static Result<Sandbox> open(pid_t pid, std::uint64_t started = 0);
 
+  // Whether `pid` is the first process of a PID namespace below ours.
+  static bool is_first_of_its_own(pid_t pid);
+
+  void begin_kill() const { (void)process_.signal(SIGKILL); }
   // SIGKILL, and waits until it is gone. False: not within `bound`.
   bool kill(std::chrono::milliseconds bound) const;
   bool alive() const { return process_.alive(); }

@@ -1,6 +1,7 @@
 #include "broker/sessions/session.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "broker/files/links_on_way.h"
 #include "broker/files/own_files.h"
 #include "broker/http/unix_listener.h"
+#include "broker/protocol/device_offer.h"
 #include "broker/sessions/leftovers.h"
 #include "broker/sessions/repositories.h"
 #include "broker/sessions/runtime_dir.h"
@@ -26,6 +28,7 @@ using std::chrono::system_clock;
 namespace {
 
 constexpr std::size_t kMaxPolicyBytes = 16 << 20;
+constexpr std::chrono::milliseconds kOfferBound{3000};   // for a device to come, and to be in use
 
 // INVARIANT: below /.fbroker only what a person granted is shown, with just the
 //   operations of that grant, whatever wide rules ("/**") say. It is the oldest
@@ -220,6 +223,10 @@ Result<void> Session::start() {
                         [this](std::uint32_t peer_pid) {
                           const auto known = sandbox();
                           return known != nullptr && known->is_file_service(static_cast<pid_t>(peer_pid));
+                        },
+                        [this](std::uint32_t peer_pid) { return may_adopt(static_cast<pid_t>(peer_pid)); },
+                        [this](UniqueFd connection, std::uint32_t peer_pid) {
+                          adopt(std::move(connection), static_cast<pid_t>(peer_pid));
                         }};
   FBROKER_TRY(front_, HttpFront::start(std::move(listener.socket), std::move(http), std::move(services)));
   return ok;
@@ -339,13 +346,81 @@ std::shared_ptr<const HostProcess> Session::launcher() const {
   return launcher_;
 }
 
+// ATTACK: the agent has the broker serve a mount of its own, in which nothing
+//   of what we know of the sandbox holds. Only the process that is everybody's
+//   first, before there is an agent, may give a device away, and one only.
+Result<void> Session::may_adopt(pid_t peer) const {
+  const std::lock_guard lock(processes_mutex_);
+  if (adopting_ || (mount_ && !mount_->ended())) return Error{"device", "there is one already"};
+  if (sandbox_ && sandbox_->alive()) {
+    if (sandbox_->pid() != peer) return Error{"device", "it is not the sandbox's first process that offers it"};
+    return ok;
+  }
+  if (!Sandbox::is_first_of_its_own(peer)) return Error{"device", "only the first process of a container can offer it"};
+  return ok;
+}
+
+void Session::adopt(UniqueFd connection, pid_t peer) {
+  std::thread before;
+  {
+    const std::lock_guard lock(processes_mutex_);
+    if (std::exchange(adopting_, true)) return;   // two asked at once
+    before = std::exchange(adoption_, std::thread());
+  }
+  if (before.joinable()) before.join();
+  std::thread adoption([this, socket = std::move(connection), peer] {
+    const auto done = adopt_now(socket.get(), peer);
+    const std::string answer = done ? protocol::kDeviceAdopted : done.error().text() + "\n";
+    if (!done) parts_.say("session " + name() + ": the device is not taken: " + done.error().text());
+    (void)::send(socket.get(), answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    const std::lock_guard lock(processes_mutex_);
+    adopting_ = false;
+  });
+  const std::lock_guard lock(processes_mutex_);
+  adoption_ = std::move(adoption);
+}
+
+Result<void> Session::adopt_now(int connection, pid_t peer) {
+  FBROKER_TRY(OfferedDevice offered, receive_device(connection, kOfferBound));
+  const auto known = sandbox();
+  if (!known || !known->alive()) FBROKER_TRY_VOID(parts_.on_sandbox(*this, peer));
+  FBROKER_TRY(std::shared_ptr<AdoptedMount> mount, AdoptedMount::start(std::move(offered), peer, *files_, events_));
+  if (!mount->wait_ready(kOfferBound)) return Error{"device", "is not mounted"};
+  audit::Record record;
+  record.session = name();
+  record.operation = "adopt-device";
+  record.peer_pid = static_cast<std::uint32_t>(peer);
+  record.detail = "connection " + std::to_string(mount->connection());
+  if (!counts_.append(record)) return Error{"device", "the audit log cannot be written"};
+  const std::lock_guard lock(processes_mutex_);
+  mount_ = std::move(mount);
+  return ok;
+}
+
+std::shared_ptr<AdoptedMount> Session::mount() const {
+  const std::lock_guard lock(processes_mutex_);
+  return mount_;
+}
+
 void Session::remove_socket() {
   broker::remove_socket(socket());
   socket_lock_ = UniqueFd();
 }
 
 void Session::stop(std::chrono::milliseconds grace) {
-  if (front_) front_->stop(grace);
+  if (front_) front_->stop(grace);   // no further adoption
+  std::thread adoption;
+  {
+    const std::lock_guard lock(processes_mutex_);
+    adoption = std::exchange(adoption_, std::thread());
+  }
+  if (adoption.joinable()) adoption.join();
+  std::shared_ptr<AdoptedMount> mount;
+  {
+    const std::lock_guard lock(processes_mutex_);
+    mount = std::exchange(mount_, nullptr);
+  }
+  mount.reset();
   if (files_) files_->close_all();
 }
 

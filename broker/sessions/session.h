@@ -14,8 +14,10 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "broker/device/adopted_mount.h"
 #include "broker/files/local_file_service.h"
 #include "broker/files/revoked_files.h"
 #include "broker/grants/grant_store.h"
@@ -43,6 +45,8 @@ struct SessionOptions {
   bool offline = false;               // nothing, whatever any of them says
 };
 
+class Session;
+
 // What all sessions of a broker share. Everything here outlives them.
 struct BrokerParts {
   audit::AuditSink& audit;
@@ -53,9 +57,9 @@ struct BrokerParts {
   std::function<void(const std::string& session, std::string grant)> on_grant_used;
   // Something that a person at the broker's terminal should read.
   std::function<void(const std::string&)> say;
+  // A session's sandbox has made itself known. Errors as Sandbox::open.
+  std::function<Result<void>(Session&, pid_t)> on_sandbox = {};
 };
-
-class Session;
 
 // The right to change what a session may do. Held while a change is worked out
 // and made, so that no two can mix.
@@ -118,6 +122,15 @@ class Session {
   void set_launcher(HostProcess launcher);
   std::shared_ptr<const HostProcess> launcher() const;
 
+  // Takes the sandbox's FUSE device, once: from the first process of the
+  // sandbox that was registered, else of the one that asks, which becomes the
+  // session's. Errors: why it is not taken.
+  Result<void> may_adopt(pid_t peer) const;
+  // The device comes on this connection, and the answer goes there. Returns at once.
+  void adopt(UniqueFd connection, pid_t peer);
+  // What the sandbox's workspace is served by; none: HTTP.
+  std::shared_ptr<AdoptedMount> mount() const;
+
   // Removes the socket, its directory and its lock: the session does not come
   // back. Precondition: stopped.
   void remove_socket();
@@ -136,6 +149,7 @@ class Session {
  private:
   Session(SessionOptions options, BrokerParts& parts, policy::Policy policy);
   Result<void> start();
+  Result<void> adopt_now(int connection, pid_t peer);
   policy::NetworkRules network(const policy::Policy& policy) const;
   std::shared_ptr<const RevokedFiles> revoked_by(const std::vector<LiveGrant>& grants) const;
   bool find_revoked(const std::vector<LiveGrant>& grants);
@@ -156,9 +170,12 @@ class Session {
   std::unique_ptr<EgressGate> egress_;
   UniqueFd socket_lock_;
   std::unique_ptr<HttpFront> front_;
-  mutable std::mutex processes_mutex_;  // guards sandbox_, launcher_
+  mutable std::mutex processes_mutex_;  // guards what follows
   std::shared_ptr<const Sandbox> sandbox_;
   std::shared_ptr<const HostProcess> launcher_;
+  std::shared_ptr<AdoptedMount> mount_;
+  bool adopting_ = false;
+  std::thread adoption_;
 };
 
 // A whole text file. Errors: it cannot be read, is not a regular file, has more

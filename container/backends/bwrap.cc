@@ -82,7 +82,7 @@ void add_limit(Argv& argv, const char* name, std::uint64_t value) {
 void add_init(Argv& argv, const SandboxSpec& spec) {
   add(argv, {"--", spec.init_program.at, "--fuse", spec.fuse_program.at, "--device",
              spec.fuse_device.at, "--socket", std::string(kSocketDirectory) + "/" + spec.socket_name,
-             "--mount", spec.workspace, "--chdir", spec.workspace, "--uid", std::to_string(spec.uid),
+             "--transport", spec.transport, "--mount", spec.workspace, "--chdir", spec.workspace, "--uid", std::to_string(spec.uid),
              "--gid", std::to_string(spec.gid), "--hide", kPrivateDirectory});
   add_limit(argv, "processes", spec.limits.processes);
   if (spec.limits.memory) add_limit(argv, "memory", *spec.limits.memory);

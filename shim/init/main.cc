@@ -1,6 +1,6 @@
-// fbroker-init: a container's first process. Mounts the workspace, starts
-// fbroker-fuse to answer for it and the relay to carry its connections, and runs
-// the agent beside them without any capability, in a PID namespace where it can
+// fbroker-init: a container's first process. Mounts the workspace and gives it
+// to the broker, or starts fbroker-fuse to answer for it; starts the relay to
+// carry its connections, and runs the agent beside them without any capability, in a PID namespace where it can
 // neither see nor signal them.
 //
 // It holds no authority: what it checks is for clear errors. The broker decides.
@@ -20,6 +20,7 @@
 #include "container/hardening/capabilities.h"
 #include "container/hardening/no_new_privs.h"
 #include "shim/init/agent.h"
+#include "shim/init/give_device.h"
 #include "shim/init/options.h"
 #include "shim/init/process.h"
 #include "shim/init/relay_process.h"
@@ -55,7 +56,7 @@ void block_signals() {
 }
 
 struct Children {
-  pid_t file_service;
+  std::optional<pid_t> file_service;   // none: the broker is
   std::optional<pid_t> relay;
   pid_t agent;
 };
@@ -79,13 +80,13 @@ int supervise(const Children& children) {
   pid_t relay = children.relay.value_or(0);   // 0: none
   sigset_t all;
   ::sigfillset(&all);
-  bool serves = true;
+  bool serves = children.file_service.has_value();
   for (;;) {
     int status = 0;
     for (pid_t ended; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
       if (ended == children.agent) {
         if (relay > 0) ::kill(relay, SIGKILL);  // it holds nothing that could be lost
-        if (serves) end_file_service(children.file_service);
+        if (serves) end_file_service(*children.file_service);
         return exit_status(status);
       }
       if (ended == relay) {
@@ -93,7 +94,7 @@ int supervise(const Children& children) {
         std::fprintf(stderr, "fbroker-init: the relay ended (status %d): no connection in or out is left\n",
                      exit_status(status));
       }
-      if (ended == children.file_service) {
+      if (serves && ended == *children.file_service) {
         serves = false;
         std::fprintf(stderr, "fbroker-init: fbroker-fuse ended (status %d): the workspace is gone\n",
                      exit_status(status));
@@ -105,6 +106,20 @@ int supervise(const Children& children) {
   }
 }
 
+// Who answers for the workspace; none: the broker itself.
+Result<std::optional<pid_t>> serve_workspace(const Options& options) {
+  FBROKER_TRY(UniqueFd device, mount_workspace(options));
+  if (options.transport != Transport::http) {
+    const auto given = give_device(options, device);
+    if (given) return std::optional<pid_t>();
+    if (options.transport == Transport::device) return Error{options.mount, given.error().text()};
+    std::fprintf(stderr, "fbroker-init: the workspace is served over HTTP, which is slower: %s\n",
+                 given.error().text().c_str());
+  }
+  FBROKER_TRY(const pid_t file_service, start_file_service(options, std::move(device)));
+  return std::optional(file_service);
+}
+
 int run(int argc, char** argv) {
   auto parsed = parse_options(argc, argv);
   if (!parsed) die(parsed.error().text());
@@ -114,9 +129,7 @@ int run(int argc, char** argv) {
   if (options.tty) release_terminal();
   block_signals();
 
-  auto device = mount_workspace(options);
-  if (!device) cannot_start(options, device.error());
-  auto file_service = start_file_service(options, std::move(*device));
+  auto file_service = serve_workspace(options);
   if (!file_service) cannot_start(options, file_service.error());
   auto relay = start_relay(options);
   if (!relay) cannot_start(options, relay.error());

@@ -12,7 +12,7 @@ namespace {
 
 enum Option : int {
   kSocket = 1, kMount, kDevice, kFuse, kWait, kUid, kGid, kStatusFd, kTty, kConsoleFd,
-  kKeepStderr, kSize, kChdir, kHide, kLimit, kProxy, kPublishFd, kHelp,
+  kKeepStderr, kSize, kChdir, kHide, kLimit, kProxy, kPublishFd, kTransport, kHelp,
 };
 
 constexpr std::array kOptions{
@@ -33,6 +33,7 @@ constexpr std::array kOptions{
     option{"limit", required_argument, nullptr, kLimit},
     option{"proxy", required_argument, nullptr, kProxy},
     option{"publish-fd", required_argument, nullptr, kPublishFd},
+    option{"transport", required_argument, nullptr, kTransport},
     option{"help", no_argument, nullptr, kHelp},
     option{nullptr, 0, nullptr, 0},
 };
@@ -67,6 +68,13 @@ Result<Number> number(const char* option_name, std::string_view text, Number mos
 Result<int> descriptor(const char* option_name, std::string_view text) {
   FBROKER_TRY(const unsigned fd, number<unsigned>(option_name, text, 65535u));
   return static_cast<int>(fd);
+}
+
+Result<Transport> transport(std::string_view text) {
+  if (text == "auto") return Transport::either;
+  if (text == "device") return Transport::device;
+  if (text == "http") return Transport::http;
+  return Error{"--transport", "expected auto, device or http"};
 }
 
 Result<std::string> absolute(const char* option_name, const char* text) {
@@ -126,6 +134,7 @@ Result<void> take(int which, const char* text, Options& into) {
       FBROKER_TRY(into.proxy, loopback("--proxy", text));
       break;
     }
+    case kTransport: { FBROKER_TRY(into.transport, transport(text)); break; }
     case kPublishFd: { FBROKER_TRY(into.publish_fd, descriptor("--publish-fd", text)); break; }
     default: return Error{"", usage()};
   }
@@ -139,6 +148,7 @@ std::string usage() {
          "             [--fuse FILE] [--device FILE] [--wait SECONDS] [--hide DIR]\n"
          "             [--limit processes|memory|file-size|open-files=N] [--status-fd N]\n"
          "             [--console-fd N [--keep-stderr] [--size ROWSxCOLUMNS]]\n"
+         "             [--transport auto|device|http]\n"
          "             [--proxy 127.0.0.1:PORT] [--publish-fd N] -- COMMAND [ARGUMENT]...\n"
          "Shows the broker's files at DIR (/workspace) and runs COMMAND there without any\n"
          "capability. Ends with COMMAND's status; 125: could not start.";

@@ -19,10 +19,19 @@ struct Limit {
   rlim_t value;
 };
 
+// How the workspace's files come: the broker answers the kernel itself, or
+// fbroker-fuse does, asking it over HTTP.
+enum class Transport {
+  either,   // the device, and HTTP where the broker does not take it
+  device,
+  http,
+};
+
 struct Options {
   std::string socket;
   std::string mount = "/workspace";
   std::string device = "/dev/fuse";
+  Transport transport = Transport::either;
   std::string fuse;              // fbroker-fuse; beside fbroker-init by default
   std::chrono::seconds wait{10};  // for the workspace to become ready
 

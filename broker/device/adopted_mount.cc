@@ -1,0 +1,110 @@
+#include "broker/device/adopted_mount.h"
+
+#include <algorithm>
+
+#include "broker/device/helper_notifier.h"
+
+namespace fbroker::broker {
+
+using protocol::Event;
+using protocol::EventKind;
+using std::chrono::milliseconds;
+
+namespace {
+
+// Shorter than what a revoke waits, so that it does not wait for a second try.
+constexpr milliseconds kTellBound{1500};
+constexpr milliseconds kFirstPause{10}, kLongestPause{1000};   // between tries to catch up
+constexpr milliseconds kForEver{24 * 3600 * 1000};
+
+}  // namespace
+
+Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, pid_t mounted_by,
+                                                          protocol::FileService& files, EventBus& events) {
+  const int first = device.devices.front().get();
+  FBROKER_TRY(FuseConnection connection, FuseConnection::of(first, mounted_by));
+  FBROKER_TRY(auto notifier, HelperNotifier::start(first, kTellBound));
+  std::unique_ptr<AdoptedMount> mount(new AdoptedMount(std::move(connection)));
+  fuse::Options options;
+  options.uid = device.offer.uid;
+  options.gid = device.offer.gid;
+  options.threads = static_cast<unsigned>(device.devices.size());
+  options.on_ready = [raw = mount.get()] {
+    const std::lock_guard lock(raw->mutex_);
+    raw->ready_ = true;
+    raw->changed_.notify_all();
+  };
+  FBROKER_TRY(mount->front_,
+              fuse::FuseFront::create(files, std::move(device.devices), std::move(options), std::move(notifier)));
+  mount->listen(events);
+  mount->serving_ = std::thread([raw = mount.get()] {
+    (void)raw->front_->run();   // why it ended is nobody's to mend
+    raw->ended_ = true;
+  });
+  return mount;
+}
+
+AdoptedMount::~AdoptedMount() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  if (telling_.joinable()) telling_.join();   // first: a notification may wait for a request
+  front_->stop();
+  if (serving_.joinable()) serving_.join();
+}
+
+bool AdoptedMount::wait_ready(milliseconds bound) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, bound, [this] { return ready_; });
+}
+
+// ---- events
+
+void AdoptedMount::listen(EventBus& events) {
+  subscription_ = events.subscribe([this] {
+    const std::lock_guard lock(mutex_);
+    woken_ = true;
+    changed_.notify_all();
+  });
+  telling_ = std::thread([this] { tell_events(); });
+}
+
+bool AdoptedMount::wait_woken(milliseconds bound) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, bound, [this] { return woken_ || stopping_; });
+  woken_ = false;
+  return !stopping_;
+}
+
+void AdoptedMount::tell_events() {
+  while (wait_woken(kForEver)) {
+    for (const Event& event : subscription_->take()) {
+      if (!front_->tell(event)) behind_ = true;
+      taken_ = std::max(taken_, event.sequence);
+      // INVARIANT: an acknowledgement speaks for all events before it.
+      if (!behind_) subscription_->acknowledge(event.sequence);
+    }
+    if (behind_) catch_up();
+  }
+}
+
+// What could not be told is told as "everything". What a retirement did to the
+// tables was done at once; only the kernel's part is behind.
+void AdoptedMount::catch_up() {
+  for (milliseconds pause = kFirstPause; behind_; pause = std::min(2 * pause, kLongestPause)) {
+    {
+      std::unique_lock lock(mutex_);
+      if (changed_.wait_for(lock, pause, [this] { return stopping_; })) return;
+    }
+    for (const Event& event : subscription_->take()) {
+      if (event.kind == EventKind::retire) (void)front_->tell(event);
+      taken_ = std::max(taken_, event.sequence);
+    }
+    behind_ = !front_->tell({0, EventKind::forget_all, {}, {}});
+  }
+  subscription_->acknowledge(taken_);
+}
+
+}  // namespace fbroker::broker
