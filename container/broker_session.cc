@@ -22,12 +22,14 @@ constexpr int kStartMs = 15'000;
 constexpr int kStopMs = 10'000;
 constexpr std::size_t kMostSocketPath = 4096;
 constexpr int kMostNames = 10'000;
+constexpr std::chrono::seconds kShortLife{2};
+constexpr int kMostShortLives = 20;
 
 Error failed(const char* what) { return Error{what, std::strerror(errno)}; }
 
 Error of(const control::Failure& failure) { return Error{"", failure.what}; }
 
-[[noreturn]] void become_broker(const std::string& self, const std::string& name, int ready) {
+[[noreturn]] void become_broker(const std::string& self, const std::string& name, int ready, bool again) {
   ::setsid();  // the terminal's Ctrl-C is for the agent
   sigset_t none;
   ::sigemptyset(&none);
@@ -40,7 +42,7 @@ Error of(const control::Failure& failure) { return Error{"", failure.what}; }
   ::dup2(null, STDOUT_FILENO);  // start-up lines are for people who run `serve`
   const std::string fd = std::to_string(ready);
   ::execl(self.c_str(), self.c_str(), "serve", "--embedded", "--session", name.c_str(), "--ready-fd",
-          fd.c_str(), nullptr);
+          fd.c_str(), again ? "--again" : nullptr, nullptr);
   ::dprintf(STDERR_FILENO, "fbroker: %s: %s\n", self.c_str(), std::strerror(errno));
   ::_exit(125);
 }
@@ -87,33 +89,53 @@ void BrokerSession::Embedded::stop() noexcept {
   child_ = Child();
 }
 
-Result<BrokerSession> BrokerSession::open_embedded(const SessionRequest& request, const std::string& name) {
+// Its control socket's path beside it.
+Result<std::pair<BrokerSession::Embedded, std::string>> BrokerSession::start_broker(const std::string& self,
+                                                                                    const std::string& name,
+                                                                                    bool again) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) < 0) return failed("pipe");
   UniqueFd ready(ends[0]), tell(ends[1]);
   const pid_t pid = ::fork();
   if (pid < 0) return failed("fork");
-  if (pid == 0) become_broker(request.self, name, tell.get());
+  if (pid == 0) become_broker(self, name, tell.get(), again);
   tell = UniqueFd();
   Embedded broker(Child(pid, UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0u)))));
   FBROKER_TRY(std::string control, wait_ready(ready.get()));
-  return BrokerSession(control::ControlClient(std::move(control)), std::move(broker));
+  return std::pair(std::move(broker), std::move(control));
+}
+
+Result<void> BrokerSession::restart_broker() {
+  const auto now = std::chrono::steady_clock::now();
+  short_lives_ = now - started_ < kShortLife ? short_lives_ + 1 : 0;
+  if (short_lives_ > kMostShortLives) return Error{"broker", "ends again and again as soon as it is started"};
+  started_ = now;
+  broker_.stop();   // reaps it
+  FBROKER_TRY(auto started, start_broker(self_, broker_name_, true));
+  broker_ = std::move(started.first);
+  return ok;
 }
 
 Result<BrokerSession> BrokerSession::open(const SessionRequest& request) {
   const std::string name = request.name.empty() ? name_for(request.root) : request.name;
   auto serving = control::ControlClient::find_serving();
-  const std::string broker = serving ? serving->name() : "";
-  auto opened = serving ? Result<BrokerSession>(BrokerSession(std::move(*serving), Embedded()))
-                        : open_embedded(request, name);
-  if (!opened) return opened;
-  opened->serving_broker_ = broker;
+  std::optional<BrokerSession> opened;
+  if (serving) {
+    opened.emplace(BrokerSession(std::move(*serving), Embedded()));
+    opened->serving_broker_ = opened->client_.name();
+  } else {
+    FBROKER_TRY(auto started, start_broker(request.self, name, false));
+    opened.emplace(BrokerSession(control::ControlClient(std::move(started.second)), std::move(started.first)));
+    opened->self_ = request.self;
+    opened->broker_name_ = name;
+    opened->started_ = std::chrono::steady_clock::now();
+  }
   auto session = opened->client_.create_session(
       {.name = name, .root = request.root, .policy = request.policy, .peer_uid = request.peer_uid,
        .ends_with_caller = true, .hosts = request.hosts, .aliases = request.aliases, .offline = request.offline});
   if (!session) return of(session.error());
   opened->session_ = std::move(*session);
-  return opened;
+  return std::move(*opened);
 }
 
 BrokerSession::~BrokerSession() {

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
@@ -40,6 +41,12 @@ class BrokerSession {
   // The broker that serves others, too; "" = one of our own.
   const std::string& serving_broker() const noexcept { return serving_broker_; }
 
+  // Where we started the broker: readable when it has ended. -1: it is not ours.
+  int broker_ended() const noexcept { return broker_.pidfd(); }
+  // Starts it again; it goes on with the session. Errors: it does not start, or
+  // has not lived for long after several starts.
+  Result<void> restart_broker();
+
   // From here on the broker can end the sandbox, when it must take something back.
   Result<void> register_sandbox(pid_t first) const;
 
@@ -59,6 +66,7 @@ class BrokerSession {
     }
     ~Embedded() { stop(); }
     void stop() noexcept;
+    int pidfd() const noexcept { return child_.pidfd(); }
 
    private:
     Child child_;
@@ -66,10 +74,15 @@ class BrokerSession {
 
   BrokerSession(control::ControlClient client, Embedded broker)
       : client_(std::move(client)), broker_(std::move(broker)) {}
-  static Result<BrokerSession> open_embedded(const SessionRequest& request, const std::string& name);
+  static Result<std::pair<Embedded, std::string>> start_broker(const std::string& self, const std::string& name,
+                                                               bool again);
 
   control::ControlClient client_;
   Embedded broker_;
+  std::string self_;
+  std::string broker_name_;
+  std::chrono::steady_clock::time_point started_{};
+  int short_lives_ = 0;
   std::string serving_broker_;
   control::Session session_;
 };

@@ -276,7 +276,7 @@ BannerFacts banner_facts(const RunOptions& options, const BrokerSession& session
 }
 
 Result<int> run_in(const RunOptions& options, Materials& materials, const Programs& programs, HostUser user,
-                   const BrokerSession& session, const Signals& signals) {
+                   BrokerSession& session, const Signals& signals) {
   FBROKER_TRY(materials.spec.socket_directory,
               opened(materials, session.session().socket_directory, kSocketDirectory));
   materials.spec.socket_name = std::filesystem::path(session.session().socket).filename().string();
@@ -296,7 +296,8 @@ Result<int> run_in(const RunOptions& options, Materials& materials, const Progra
   }
   say(options, banner(session.session(), banner_facts(options, session)));
   say(options, materials.about_agent);
-  const int status = supervise(sandbox, streams, signals);
+  const Companion broker{[&] { return session.broker_ended(); }, [&] { return session.restart_broker(); }};
+  const int status = supervise(sandbox, streams, signals, broker);
   destroy(sandbox);
   return status;
 }

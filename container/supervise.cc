@@ -84,8 +84,8 @@ class InitStatus {
 // One run of the poll loop's state.
 class Attendance {
  public:
-  Attendance(Sandbox& sandbox, Streams& streams, const Signals& signals)
-      : sandbox_(sandbox), streams_(streams), signals_(signals) {}
+  Attendance(Sandbox& sandbox, Streams& streams, const Signals& signals, const Companion& companion)
+      : sandbox_(sandbox), streams_(streams), signals_(signals), companion_(companion) {}
 
   int until_end() {
     start(sandbox_);
@@ -109,7 +109,8 @@ class Attendance {
     std::vector<pollfd> wait{{signals_.fd(), POLLIN, 0},
                              {sandbox_.backend.pidfd(), POLLIN, 0},
                              {sandbox_.status.get(), POLLIN, 0},
-                             {sandbox_.console.get(), POLLIN, 0}};
+                             {sandbox_.console.get(), POLLIN, 0},
+                             {companion_.ended(), POLLIN, 0}};
     for (const auto& channel : streams_.channels()) wait.push_back(channel->want());
     const int ready = ::poll(wait.data(), wait.size(), timeout_ms);
     if (ready == 0 && kill_at_) return kill();
@@ -121,7 +122,16 @@ class Attendance {
       if (UniqueFd master = receive_descriptor(sandbox_.console.get())) streams_.connect(std::move(master));
       sandbox_.console = UniqueFd();  // one terminal, once
     }
+    if (wait[4].revents != 0 && !ended_) restart_companion();
     for (const auto& channel : streams_.channels()) channel->pump();
+  }
+
+  void restart_companion() {
+    std::fprintf(stderr, "fbroker run: the broker ended and is started again\n");
+    const auto restarted = companion_.restart();
+    if (restarted) return;
+    std::fprintf(stderr, "fbroker run: %s; the sandbox cannot go on\n", restarted.error().text().c_str());
+    kill();
   }
 
   void take(int number) {
@@ -176,6 +186,7 @@ class Attendance {
   Sandbox& sandbox_;
   Streams& streams_;
   const Signals& signals_;
+  const Companion& companion_;
   InitStatus init_;
   std::optional<Clock::time_point> kill_at_;
   int interrupts_ = 0;
@@ -268,8 +279,8 @@ std::optional<int> Signals::next() const noexcept {
   return static_cast<int>(info.ssi_signo);
 }
 
-int supervise(Sandbox& sandbox, Streams& streams, const Signals& signals) {
-  return Attendance(sandbox, streams, signals).until_end();
+int supervise(Sandbox& sandbox, Streams& streams, const Signals& signals, const Companion& companion) {
+  return Attendance(sandbox, streams, signals, companion).until_end();
 }
 
 }  // namespace fbroker::container

@@ -2,6 +2,7 @@
 // terminal and the agent's, passes signals on, and learns how it ended.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -69,9 +70,16 @@ class Signals {
   UniqueFd fd_;
 };
 
+// The broker, where it is ours: without it the sandbox hangs in its first call.
+struct Companion {
+  std::function<int()> ended;               // readable when it has ended; -1: not ours
+  std::function<Result<void>()> restart;
+};
+
 // Starts the prepared sandbox and stays until everything inside has ended.
 // Returns the command's status; 137 when it was killed from outside (a revoke
 // that was not acknowledged), 125 when it could not start (said on stderr).
-int supervise(Sandbox& sandbox, Streams& streams, const Signals& signals);
+// A companion that ends is started again; where that fails the sandbox is killed.
+int supervise(Sandbox& sandbox, Streams& streams, const Signals& signals, const Companion& companion);
 
 }  // namespace fbroker::container

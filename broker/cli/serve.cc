@@ -33,7 +33,7 @@ constexpr int kParentCheckMs = 1000;
 
 struct ServeOptions {
   std::string policy, socket, control, state, audit, audit_head, root, session = "default";
-  bool embedded = false;
+  bool embedded = false, again = false;
   int ready_fd = -1;
 };
 
@@ -161,6 +161,7 @@ int refused_options(const ServeOptions& options) {
     return failed("--session " + options.session + ": letters, digits, \".\", \"_\" and \"-\", at most 64");
   if (options.embedded && (!options.policy.empty() || !options.root.empty() || !options.socket.empty()))
     return failed("--embedded starts without a session: no --policy, --root, --socket");
+  if (options.again && !options.embedded) return failed("--again goes with --embedded");
   return kYes;
 }
 
@@ -190,6 +191,7 @@ int serve(const ServeOptions& options) {
       if (auto written = broker::write_owner(listener->lock.get(), *owner, control); !written) say(written.error().text());
   auto registry = Registry::open({options.session, state, audit, absolute(options.audit_head, cwd), &say});
   if (!registry) return failed(registry.error().text());
+  if (options.again) (*registry)->restore("");
   if (!options.embedded) {
     (*registry)->restore(options.session);
     broker::WantedSession wanted{options.session, options.root.empty() ? cwd : absolute(options.root, cwd), {}, {},
@@ -228,6 +230,7 @@ void add_serve(CLI::App& app, int& status) {
   verb->add_option("--audit-head", options->audit_head, "where the log's signed head is kept: another disk than the log's is best");
   verb->add_option("--session", options->session, "the session's and the broker's name (default)");
   verb->add_flag("--embedded", options->embedded, "for fbroker run: no session yet; ends with its parent");
+  verb->add_flag("--again", options->again, "with --embedded: go on where a broker of this launcher's was killed");
   verb->add_option("--ready-fd", options->ready_fd, "for fbroker run: told there when it can be called");
   verb->footer("Examples:\n  fbroker serve\n  fbroker serve --policy p.json --root ~/project\n"
                "SIGHUP, or a changed policy file: the policy is read anew; a broken one changes nothing.\n"

@@ -51,7 +51,7 @@ TEST(BwrapArgv, IsExactlyThis) {
       "--dir", "/workspace", "--remount-ro", "/",
       "--", "/run/fbroker-init/fbroker-init", "--fuse", "/run/fbroker-init/fbroker-fuse",
       "--device", "/run/fbroker-init/device", "--socket", "/run/fbroker/broker.sock",
-      "--mount", "/workspace", "--chdir", "/workspace", "--uid", "1000", "--gid", "1001",
+      "--transport", "auto", "--mount", "/workspace", "--chdir", "/workspace", "--uid", "1000", "--gid", "1001",
       "--hide", "/run/fbroker-init", "--limit", "processes=4096", "--status-fd", "11",
       "--", "bash", "-c", "--share-net"};
   EXPECT_EQ(bwrap_argv(small()), expected);
