@@ -24,7 +24,9 @@ bool is_unknown_verb(const CLI::App& app, const std::string& word) {
   std::vector<std::string> verbs;
   for (const CLI::App* verb : app.get_subcommands({})) verbs.push_back(verb->get_name());
   if (word.starts_with('-') || std::find(verbs.begin(), verbs.end(), word) != verbs.end()) return false;
-  const std::vector<std::string_view> known(verbs.begin(), verbs.end());
+  std::vector<std::string_view> known;
+  for (const CLI::App* verb : app.get_subcommands({}))
+    if (!verb->get_group().empty()) known.push_back(verb->get_name());   // what --help lists
   const std::string near = fbroker::policy::nearest(word, known);
   std::fprintf(stderr, "fbroker: no verb is called %s%s; fbroker --help lists them\n",
                fbroker::policy::in_quotes(word).c_str(), near.empty() ? "" : ("; did you mean \"" + near + "\"?").c_str());
@@ -50,6 +52,7 @@ int main(int argc, char** argv) {
   add_status(app, status);
   add_policy(app, status);
   add_audit(app, status);
+  add_keeper(app, status);
   if (argc > 1 && is_unknown_verb(app, argv[1])) return kUsage;
   try {
     app.parse(argc, argv);

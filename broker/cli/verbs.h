@@ -23,5 +23,6 @@ void add_grants(CLI::App& app, int& status);   // grant, revoke, grants
 void add_status(CLI::App& app, int& status);
 void add_policy(CLI::App& app, int& status);   // policy lint|show|schema
 void add_audit(CLI::App& app, int& status);    // audit tail|search|verify
+void add_keeper(CLI::App& app, int& status);   // not a person's
 
 }  // namespace fbroker::cli

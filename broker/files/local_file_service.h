@@ -109,6 +109,16 @@ class LocalFileService final : public protocol::FileService {
   Result<protocol::FileSystemStatus, Errno> statfs(const protocol::Caller&,
                                                    const WorkspacePath&) override;
 
+  int descriptor(protocol::HandleId) const override;
+  // For files that cannot be opened again: unlinked, or closed to their owner
+  // since. Opened for what of `flags` the policy allows now; for nothing of it:
+  // refused. `fd` comes from the keeper, and is one of ours.
+  // Errors: EINVAL for flags that an open file cannot have and without
+  // `last_name.expect`; ESTALE for another file; EBADF for a descriptor that was
+  // opened for less; ENOENT and EACCES as open().
+  Result<protocol::Opened, Errno> adopt(const protocol::Caller&, const protocol::FileRef& last_name,
+                                        UniqueFd fd, int flags) override;
+
   // For clients without a kernel of their own (HTTP): the path that `raw` leads
   // to when links are followed (`follow_last`: in the last component too). The
   // answer says nothing of whether the file exists: every link on the way is
@@ -305,6 +315,12 @@ class LocalFileService final : public protocol::FileService {
   Result<protocol::Opened, Errno> hand_out(const Gate& gate, const Decided& decided,
                                            Opening opening, int flags,
                                            const std::vector<Pin>& used, HandleTable::Slot slot);
+  Result<protocol::Opened, Errno> adopt_file(const Gate& gate, const protocol::FileRef& last_name,
+                                             UniqueFd fd, int flags, std::vector<Pin>& used);
+  static bool took_away_files(const Gate& gate);
+  // An open with what it used of grants for one: theirs for good, or given back.
+  template <class Act>
+  Result<protocol::Opened, Errno> opening(const protocol::Caller& caller, Act&& act);
   // Grants for one open that this open needs; EACCES when another open was first.
   Result<std::vector<Pin>, Errno> claim(const Gate& gate, const Decided& decided,
                                                 policy::OperationSet operations);

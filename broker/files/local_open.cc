@@ -8,6 +8,7 @@
 
 #include "broker/files/calls.h"
 #include "broker/files/git_files.h"
+#include "broker/files/host_location.h"
 #include "broker/files/own_files.h"
 
 namespace fbroker::broker {
@@ -72,10 +73,15 @@ bool fits_file_offset(std::uint64_t offset, std::size_t size) {
 Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef& ref, int flags,
                                              std::uint32_t permissions) {
   if (!protocol::open_flags_known(flags)) return Errno{EINVAL};
-  std::vector<Pin> used;
-  auto opened = holding_names<NamesShared>(caller, Call::open, [&](const Gate& gate) {
+  return opening(caller, [&](const Gate& gate, std::vector<Pin>& used) {
     return open_file(gate, ref, flags, permissions, used);
   });
+}
+
+template <class Act>
+Result<Opened, Errno> LocalFileService::opening(const Caller& caller, Act&& act) {
+  std::vector<Pin> used;
+  auto opened = holding_names<NamesShared>(caller, Call::open, [&](const Gate& gate) { return act(gate, used); });
   if (!opened) give_back(used);
   if (!opened || use_up(used)) return opened;
   handles_.remove(opened->handle);   // nobody is told of it
@@ -226,6 +232,118 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
     return written.error();
   }
   return opened;
+}
+
+// --- What a former broker had open
+
+namespace {
+
+constexpr std::string_view kKept = "kept over a restart";
+
+// What an open file may have been opened with; to make and to empty is over.
+bool fits_open_file(int flags) {
+  return protocol::open_flags_known(flags) && (flags & O_ACCMODE) != O_ACCMODE &&
+         (flags & (O_CREAT | O_EXCL | O_TRUNC)) == 0;
+}
+
+// Whether the descriptor can do what the handle would promise.
+// INVARIANT: no descriptor of ours has O_APPEND (pwrite(2) would ignore its
+//   offset), and none is O_PATH.
+bool covers(int fd, int flags) {
+  const int has = ::fcntl(fd, F_GETFL);
+  if (has < 0 || (has & (O_APPEND | O_PATH)) != 0) return false;
+  const int mode = has & O_ACCMODE;
+  return mode == O_RDWR || mode == (flags & O_ACCMODE);
+}
+
+}  // namespace
+
+int LocalFileService::descriptor(HandleId id) const {
+  const auto found = handles_.find(id);
+  return found ? found->fd.get() : -1;
+}
+
+Result<Opened, Errno> LocalFileService::adopt(const Caller& caller, const FileRef& last_name, UniqueFd fd, int flags) {
+  if (!fits_open_file(flags) || last_name.expect.any()) return Errno{EINVAL};
+  if (!fd) return Errno{EBADF};
+  return opening(caller, [&](const Gate& gate, std::vector<Pin>& used) {
+    return adopt_file(gate, last_name, std::move(fd), flags, used);
+  });
+}
+
+// Whether there is a deny made by a person: the files that were revoked with it
+// are found anew when a broker starts, as far as they have names (Session::start).
+bool LocalFileService::took_away_files(const Gate& gate) {
+  return std::ranges::any_of(gate.snapshot().grants(),
+                             [](const policy::Grant& grant) { return grant.effect == policy::Effect::deny; });
+}
+
+// INVARIANT: an open file gives no right that an open of its last name would
+//   not give now. (No name of it need be left to be opened, so everything that
+//   open() learns on the way to the file is asked of the descriptor here.)
+Result<Opened, Errno> LocalFileService::adopt_file(const Gate& gate, const FileRef& last_name, UniqueFd fd, int flags,
+                                                   std::vector<Pin>& used) {
+  FBROKER_TRY_VOID(session_.audit.ready(session_.name));
+  FBROKER_TRY(HandleTable::Slot slot, handles_.reserve());
+  Decided decided = decide(gate, last_name.path);
+  const Operation operation = writes(flags) ? Operation::write : Operation::read;
+  const auto refused = [&](int error, std::string_view why = {}) {
+    return refuse(gate, decided, operation, Errno{error},
+                  {.detail = std::string(kKept) + (why.empty() ? "" : ": ") + std::string(why)});
+  };
+  const auto hidden = [&](const char* why) {
+    decided.overruled = why;
+    return refused(ENOENT);
+  };
+  if (!decided.visible() || decided.on == nullptr) return refused(ENOENT);
+  const auto stat = stat_of(fd.get());
+  if (!stat || !stat->is_regular()) return refused(EACCES, "no regular file");
+  if (stat->identity != last_name.expect) return refused(ESTALE, "another file");
+  if (!covers(fd.get(), flags)) return refused(EBADF, "opened for less");
+  if (const char* why = why_hidden(gate, decided, *stat)) return hidden(why);
+
+  auto made = std::make_shared<Handle>();
+  made->fd = std::move(fd);
+  made->on = gate.exports().share(decided.on);
+  made->node = nodes_.node(stat->identity);
+  made->opened = {.read = reads(flags), .write = writes(flags)};
+  made->pid = gate.caller.pid;
+  made->peer_pid = gate.caller.peer_pid;
+  made->path = decided.path;
+  made->named_for_git = git::role_of(decided.path) != git::Role::none;
+  made->unlinked = is_nameless(gate, *made, *stat);
+  // ATTACK: the session's export is another directory by now, or the last name
+  //   was never one of this export's: then the policy says nothing of the file.
+  if (!path_below(kernel_name(made->fd.get()), kernel_name(made->on->root()))) return refused(EACCES, "of no export");
+  // ATTACK: it was revoked by another name, which cannot be found any more. Of
+  //   a file without a name, what a person ever took away may be it.
+  if (made->unlinked && took_away_files(gate)) return refused(EACCES, "revoked, perhaps");
+  Lifetime lifetime = Lifetime::none;
+  if (!made->unlinked) {
+    if (const auto found = find(gate, decided)) {
+      if (found->hidden != nullptr) return hidden(found->hidden);
+      if (found->stat && found->stat->identity == stat->identity) lifetime = found->lifetime;
+      made->in_directory = found->directory.identity;
+    }
+  }
+  {
+    const std::lock_guard lock(made->mutex);
+    made->opened = decide_anew(gate, *made);
+    made->stamp = 0;
+  }
+  if (stat->is_set_id()) made->opened.write = false;   // as open()
+  if (made->opened == Rights{}) return refused(EACCES);
+
+  const int left = made->opened.read && made->opened.write ? O_RDWR : made->opened.write ? O_WRONLY : O_RDONLY;
+  FBROKER_TRY(used, claim(gate, decided, operations_of(left)));
+  made->pinned_by = used;
+  Opened opened{.attributes = attributes(decided, *stat), .lifetime = lifetime};
+  opened.handle = handles_.insert(std::move(slot), made);
+  const auto written = finish(gate, decided, writes(left) ? Operation::write : Operation::read, ok,
+                              {.detail = words_for(left, false) + ", " + std::string(kKept), .handle = opened.handle});
+  if (written) return opened;
+  handles_.remove(opened.handle);
+  return written.error();
 }
 
 // --- Grants for one open

@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "policy/base/unique_fd.h"
 #include "policy/base/workspace_path.h"
 
 namespace fbroker::protocol {
@@ -173,6 +174,13 @@ class FileService {
                                           std::uint32_t permissions) = 0;
   virtual Result<Attributes, Errno> utimens(const Caller&, const FileRef&, const SetTimes&) = 0;
   virtual Result<FileSystemStatus, Errno> statfs(const Caller&, const WorkspacePath&) = 0;
+
+  // Over a restart, where the files are the host's own. The open file's
+  // descriptor, borrowed for as long as the handle is open; -1 = none.
+  virtual int descriptor(HandleId) const { return -1; }
+  // A descriptor that a former broker of the session had opened becomes a handle
+  // again, decided on by the file's last name as an open would be.
+  virtual Result<Opened, Errno> adopt(const Caller&, const FileRef& /*last_name*/, UniqueFd /*fd*/, int /*flags*/) { return Errno{ENOSYS}; }
 };
 
 }  // namespace fbroker::protocol

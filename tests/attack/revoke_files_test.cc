@@ -330,5 +330,40 @@ TEST_F(FilesBelow, AreEveryFileWithTwoNamesWhereNotAllCouldBeSeen) {
   EXPECT_EQ(revoked.denied_by({1, 2, 3}, false), 0u);
 }
 
+// ATTACK: what a killed broker had open comes back by its last name, which is
+//   none of those that were revoked.
+TEST_F(RevokeFiles, WhatAFormerBrokerHadOpenStaysRevoked) {
+  broker.write("project/a", "one");
+  broker.write("project/gone", "two");
+  broker.write("project/free", "three");
+  host_link("a", "b");
+  host_link("gone", "unlinked");
+  begin();
+  struct Kept {
+    protocol::FileRef last_name;
+    UniqueFd fd;
+  };
+  const auto keep = [&](const std::string& path) {
+    const int borrowed = files().descriptor(open(path));
+    return Kept{{ws(path), broker::stat_of(borrowed)->identity, 0}, UniqueFd(::fcntl(borrowed, F_DUPFD_CLOEXEC, 3))};
+  };
+  const auto adopts = [&](const Kept& kept) {
+    const auto adopted = files().adopt({}, kept.last_name, UniqueFd(::fcntl(kept.fd.get(), F_DUPFD_CLOEXEC, 3)), O_RDWR);
+    return adopted ? 0 : adopted.error().value;
+  };
+  const Kept linked = keep("/b"), unlinked = keep("/unlinked"), free = keep("/free");
+  ASSERT_TRUE(files().unlink({}, ws("/unlinked")));
+  EXPECT_EQ(adopts(linked), 0);
+  EXPECT_EQ(adopts(unlinked), 0);
+  revoke("/a");
+  revoke("/gone");
+  EXPECT_EQ(adopts(linked), ENOENT);
+  EXPECT_EQ(adopts(unlinked), ENOENT);
+  restart();
+  EXPECT_EQ(adopts(linked), ENOENT);
+  EXPECT_EQ(adopts(unlinked), EACCES) << "its one name left is the revoked one, and nobody had it open";
+  EXPECT_EQ(adopts(free), 0);
+}
+
 }  // namespace
 }  // namespace fbroker::test
