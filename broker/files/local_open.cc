@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 
 #include "broker/files/calls.h"
@@ -422,6 +423,8 @@ Result<std::size_t, Errno> LocalFileService::write(const Caller& caller, HandleI
   if (file->named_for_git) {
     FBROKER_TRY(vetting, vet_write(gate, *file, at.offset, data));
   }
+  if (at.append && at.chosen != nullptr)
+    std::atomic_ref(*at.chosen).store(at.offset, std::memory_order_release);
   std::size_t done = 0;
   while (done < data.size()) {
     const ssize_t count = ::pwrite(file->fd.get(), data.data() + done, data.size() - done,

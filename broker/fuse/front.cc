@@ -20,10 +20,6 @@ using protocol::EventKind;
 
 namespace {
 
-// A request is its header, at most kMaxTransfer bytes and room to spare for
-// the fixed part and two names.
-constexpr std::size_t kBufferBytes = kMaxTransfer + 64 * 1024;
-
 constexpr std::size_t kManyNames = 20'000;
 
 // The channel of the request being served: an answer must go where the
@@ -35,6 +31,9 @@ ssize_t channel_read(int fd, void* into, size_t size, void*) { return ::read(fd,
 // libfuse prints every error but ENOENT to stderr. What fails here (a mount
 // that is gone, an inode the kernel has dropped) is no news to anybody.
 ssize_t channel_write(int fd, iovec* parts, int count, void*) {
+  // INVARIANT: what a change answered is stored before it is sent (intents.h).
+  if (const Serving& now = serving(); now.slot != nullptr || now.swallow != nullptr)
+    if (const auto swallowed = note_answer(now, {parts, static_cast<std::size_t>(count)})) return *swallowed;
   const ssize_t written = ::writev(t_channel >= 0 ? t_channel : fd, parts, count);
   if (written < 0) errno = ENOENT;
   return written;
@@ -73,19 +72,31 @@ Wait wait_for_request(int set, int stop_event) {
   }
 }
 
-// libfuse believes the header's length.
-bool is_whole_request(const std::byte* bytes, std::size_t size) {
-  fuse_in_header header;
-  if (size < sizeof header) return false;
-  std::memcpy(&header, bytes, sizeof header);
-  return header.len == size;
+// What an earlier process left comes first.
+void serve_sent_again(FuseFront::Impl& front, IntentSlot* slot) {
+  t_channel = front.devices.front().get();
+  for (;;) {
+    std::vector<std::byte> request;
+    {
+      const std::lock_guard lock(front.sent_again_mutex);
+      if (front.sent_again.empty()) return;
+      request = std::move(front.sent_again.front());
+      front.sent_again.pop_front();
+    }
+    serve_request(front, t_channel, request, slot);
+  }
 }
 
 void serve(FuseFront::Impl& front, int channel, int set) {
+  // Written to now: a page that is not there makes the kernel look for a
+  // signal in the middle of a request, and a process that is being killed
+  // would answer it with EIO.
   const auto memory = std::make_unique<std::byte[]>(kBufferBytes);
+  IntentSlot* const slot = front.intents ? front.intents->take() : nullptr;
+  serve_sent_again(front, slot);
   t_channel = channel;
-  while (!fuse_session_exited(front.session.get()) &&
-         wait_for_request(set, front.stop_event.get()) == Wait::request) {
+  while (!fuse_session_exited(front.session.get())) {
+    if (wait_for_request(set, front.stop_event.get()) == Wait::stop && !front.forgetting) break;
     const ssize_t size = ::read(channel, memory.get(), kBufferBytes);
     if (size < 0) {
       // EAGAIN: another thread has it. ENOENT: it was interrupted meanwhile.
@@ -93,14 +104,12 @@ void serve(FuseFront::Impl& front, int channel, int set) {
       if (errno != ENODEV) front.failure = errno;  // ENODEV: unmounted or aborted
       break;
     }
-    if (!is_whole_request(memory.get(), static_cast<std::size_t>(size))) continue;
-    fuse_buf buffer{};
-    buffer.mem = memory.get();
-    buffer.size = static_cast<size_t>(size);
-    fuse_session_process_buf(front.session.get(), &buffer);
-    if (front.initialised && !front.announced.exchange(true) && front.options.on_ready)
+    serve_request(front, channel, {memory.get(), static_cast<std::size_t>(size)}, slot);
+    if (front.initialised && front.init_answer.empty() && !front.announced.exchange(true) &&
+        front.options.on_ready)
       front.options.on_ready();
   }
+  if (slot != nullptr) front.intents->give_back(slot);
   fuse_session_exit(front.session.get());
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto written = ::write(front.stop_event.get(), &one, sizeof one);
@@ -183,6 +192,7 @@ Result<std::unique_ptr<FuseFront>> FuseFront::create(protocol::FileService& serv
   impl->devices = std::move(devices);
   impl->notifier = std::move(notifier);
   if (!impl->notifier) impl->notifier = std::make_unique<DirectNotifier>(impl->devices.front().get());
+  if (!impl->options.state.empty()) FBROKER_TRY_VOID(open_state(*impl));
   return std::unique_ptr<FuseFront>(new FuseFront(std::move(impl)));
 }
 
@@ -193,14 +203,25 @@ Result<void> FuseFront::run() {
     FBROKER_TRY(UniqueFd set, waiting_for(channel, impl_->stop_event.get()));
     sets.push_back(std::move(set));
   }
+  const bool resumed = !impl_->init_answer.empty();
+  if (resumed) ask_again(*impl_);
+  impl_->forgetting = resumed;
   std::vector<std::thread> threads;
   for (unsigned i = 0; i < impl_->options.threads; ++i) {
     const int channel = impl_->devices[i % impl_->devices.size()].get();
     threads.emplace_back([this, channel, set = sets[i].get()] { serve(*impl_, channel, set); });
   }
+  if (resumed) {
+    // Nobody has watched the host since the earlier process was killed.
+    Event everything;
+    everything.kind = EventKind::forget_all;
+    tell(everything);
+    impl_->forgetting = false;
+    if (!impl_->announced.exchange(true) && impl_->options.on_ready) impl_->options.on_ready();
+  }
   for (std::thread& thread : threads) thread.join();
   for (const OpenHandle& handle : impl_->handles.take_all())
-    impl_->service.close({}, handle.service);
+    if (handle.service != 0) impl_->service.close({}, handle.service);
   if (impl_->failure != 0)
     return Error{"fuse device", std::strerror(impl_->failure)};
   return ok;
@@ -212,6 +233,7 @@ void FuseFront::stop() noexcept {
 }
 
 bool FuseFront::tell(const Event& event) {
+  const std::lock_guard telling(impl_->telling);
   {
     // INVARIANT: counted before anything is forgotten, so that a reply that is
     // not in the kernel by now cannot be kept there.
@@ -238,5 +260,8 @@ void FuseFront::handle(const Event& event) { tell(event); }
 
 std::size_t FuseFront::nodes() const { return impl_->nodes.size(); }
 std::size_t FuseFront::open_handles() const { return impl_->handles.size(); }
+bool FuseFront::state_kept() const {
+  return impl_->intents && !impl_->nodes.journal_given_up() && !impl_->handles.journal_given_up();
+}
 
 }  // namespace fbroker::fuse

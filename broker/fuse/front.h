@@ -18,6 +18,11 @@
 //
 // INVARIANT: no lock of ours is held during a call of the service, and none
 //   during a notification: both can wait for other requests of this mount.
+// Restart: with Options::state a killed process's successor goes on with the
+// same devices. It knows the nodes and handles (journal.h), what was being
+// done (intents.h), and has the kernel ask again and forget what it cached:
+// nobody watched the host meanwhile. Handles are opened again when they are
+// used, under the policy of then.
 // INVARIANT: notifications are never written by a thread that serves requests.
 // Threads: run() once; tell(), handle() one at a time and stop() from any other thread.
 #pragma once
@@ -25,8 +30,10 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "broker/fuse/notifier.h"
@@ -36,6 +43,20 @@
 
 namespace fbroker::fuse {
 
+// Descriptors that only a live process can keep: of open files that have no
+// name any more, or that could not be opened again under it. Handles are the
+// front's numbers, never used twice. Calls may come from any thread; a call of
+// take() comes only from a front that resumes.
+class Keeping {
+ public:
+  virtual ~Keeping() = default;
+  // Returns when the descriptor (borrowed) is safe. Again for the same handle: in place of the earlier one.
+  virtual void keep(std::uint64_t handle, int fd) = 0;
+  virtual void drop(std::uint64_t handle) = 0;
+  // A copy; it stays kept until drop(). None: nothing is kept for it.
+  virtual UniqueFd take(std::uint64_t handle) = 0;
+};
+
 struct Options {
   uid_t uid = 0;        // who owns everything, as the mount's user namespace sees it
   gid_t gid = 0;
@@ -44,6 +65,20 @@ struct Options {
   std::size_t max_handles = 65'536;      // open files and directories
   std::function<void()> on_ready;        // the kernel's INIT has been answered
   bool use_epoch = true;                 // FUSE_NOTIFY_INC_EPOCH where there is one (Linux 6.16)
+
+  // A place for files (this path and an ending each) from which another
+  // process goes on when this one is killed; "" = none. The directory is the
+  // caller's alone.
+  std::string state;
+  // The devices were served before, by a process with the same `state`.
+  bool resume = false;
+  Keeping* keeping = nullptr;            // borrowed
+  // The files at `state` are damaged, and say no more what the kernel knows.
+  // The front starts with nothing: every file that is open and every name
+  // that is held is ESTALE and looked up anew. Pages of files that are open
+  // may stay readable until they are closed: who has promised otherwise aborts
+  // the connection.
+  std::function<void(const Error&)> on_state_lost;
 };
 
 class FuseFront final : public protocol::EventSink {
@@ -71,6 +106,8 @@ class FuseFront final : public protocol::EventSink {
   // For tests and status.
   std::size_t nodes() const;
   std::size_t open_handles() const;
+  // Whether a successor could go on from here: false without `state`, and when no space was left for it.
+  bool state_kept() const;
 
   struct Impl;
 

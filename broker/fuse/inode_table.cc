@@ -21,7 +21,19 @@ std::int64_t nanoseconds(const timespec& t) {
 
 }  // namespace
 
-InodeTable::InodeTable(std::size_t max_nodes) : max_nodes_(max_nodes) {
+InodeTable::InodeTable(std::size_t max_nodes, std::uint32_t generation)
+    : max_nodes_(max_nodes), first_generation_(generation) {
+  reset();
+}
+
+void InodeTable::reset() {
+  by_name_.clear();
+  by_identity_.clear();
+  absent_in_root_.clear();
+  free_nodes_.clear();
+  free_names_.clear();
+  names_.clear();
+  nodes_.clear();
   Node root;
   root.type = FileType::directory;
   root.used = true;
@@ -141,6 +153,7 @@ Result<std::uint32_t, Errno> InodeTable::new_node(const Attributes& attributes) 
   } else {
     slot = static_cast<std::uint32_t>(nodes_.size());
     nodes_.emplace_back();
+    nodes_[slot].generation = first_generation_;
   }
   Node& node = nodes_[slot];
   const std::uint32_t generation = node.generation;
@@ -233,10 +246,13 @@ Result<NodeId, Errno> InodeTable::remember(NodeId parent_id, std::string_view te
   std::uint32_t slot = kNone;
   if (const std::uint32_t name = find_name(parent, text); name != kNone) {
     const Node& known = nodes_[names_[name].node];
-    if (known.identity == attributes.identity && known.type == attributes.type)
+    if (known.identity == attributes.identity && known.type == attributes.type) {
       slot = names_[name].node;
-    else
+      note(node_record::kLookedUp, {}, id_of(slot));
+    } else {
       remove_name(name);
+      note(node_record::kUnnamed, text, parent_id);
+    }
   }
   if (slot == kNone) {
     // A hard link, or another way to the same file, is the same node.
@@ -244,12 +260,17 @@ Result<NodeId, Errno> InodeTable::remember(NodeId parent_id, std::string_view te
     if (slot != kNone && nodes_[slot].type != attributes.type) slot = kNone;
     if (slot == kNone) {
       FBROKER_TRY(slot, new_node(attributes));
+      const FileIdentity& made = attributes.identity;
+      note(node_record::kMade, text, id_of(slot), parent_id, made.device, made.inode, made.birth_ns, attributes.type);
+    } else {
+      note(node_record::kNamed, text, id_of(slot), parent_id);
     }
     add_name(slot, parent, text);
   }
   Node& node = nodes_[slot];
   ++node.lookups;
   set_attributes(node, attributes, lifetime);
+  compact_if_due();
   return id_of(slot);
 }
 
@@ -258,7 +279,10 @@ void InodeTable::refresh(NodeId id, const Attributes& attributes, Lifetime lifet
   const std::uint32_t slot = slot_of(id);
   if (slot == kNone || nodes_[slot].retired) return;
   // The root is not looked up; it learns who it is here.
-  if (slot == 0) nodes_[0].identity = attributes.identity;
+  if (slot == 0 && nodes_[0].identity != attributes.identity) {
+    const FileIdentity& root = nodes_[0].identity = attributes.identity;
+    note(node_record::kRoot, {}, root.device, root.inode, root.birth_ns);
+  }
   set_attributes(nodes_[slot], attributes, lifetime);
 }
 
@@ -269,7 +293,9 @@ void InodeTable::forget(NodeId id, std::uint64_t lookups) {
   Node& node = nodes_[slot];
   // ATTACK: a forged count takes away what is there and no more.
   node.lookups -= std::min(node.lookups, lookups);
+  note(node_record::kForgot, {}, id, lookups);
   if (node.lookups == 0) free_node(slot);
+  compact_if_due();
 }
 
 bool InodeTable::remember_absent(NodeId directory, std::string_view name) {
@@ -285,7 +311,18 @@ void InodeTable::drop_name(NodeId parent, std::string_view text) {
   const std::lock_guard lock(mutex_);
   const std::uint32_t slot = slot_of(parent);
   if (slot == kNone) return;
-  if (const std::uint32_t name = find_name(slot, text); name != kNone) remove_name(name);
+  const std::uint32_t name = find_name(slot, text);
+  if (name == kNone) return;
+  remove_name(name);
+  note(node_record::kUnnamed, text, parent);
+}
+
+NodeId InodeTable::named(NodeId directory, std::string_view text) const {
+  const std::lock_guard lock(mutex_);
+  const std::uint32_t slot = slot_of(directory);
+  if (slot == kNone) return 0;
+  const std::uint32_t name = find_name(slot, text);
+  return name == kNone ? 0 : id_of(names_[name].node);
 }
 
 void InodeTable::disown(NodeId node, NodeId parent, std::string_view text) {
@@ -293,7 +330,9 @@ void InodeTable::disown(NodeId node, NodeId parent, std::string_view text) {
   const std::uint32_t slot = slot_of(parent);
   if (slot == kNone) return;
   const std::uint32_t name = find_name(slot, text);
-  if (name != kNone && id_of(names_[name].node) == node) remove_name(name);
+  if (name == kNone || id_of(names_[name].node) != node) return;
+  remove_name(name);
+  note(node_record::kUnnamed, text, parent);
 }
 
 void InodeTable::moved(NodeId parent, std::string_view text, NodeId new_parent,
@@ -304,6 +343,8 @@ void InodeTable::moved(NodeId parent, std::string_view text, NodeId new_parent,
   if (from == kNone || to == kNone) return;
   const std::uint32_t name = find_name(from, text);
   const std::uint32_t replaced = find_name(to, new_text);
+  if (replaced == kNone && name == kNone) return;
+  if (journal_) note(node_record::kMoved, std::string(text).append(new_text), parent, new_parent, text.size());
   if (replaced != kNone && replaced != name) remove_name(replaced);
   if (name == kNone) return;
   // The host refuses to move a directory below itself; were this table's idea
@@ -314,6 +355,7 @@ void InodeTable::moved(NodeId parent, std::string_view text, NodeId new_parent,
   names_[name].text = new_text;
   attach_to_parent(name);
   nodes_[names_[name].node].permissions_fresh = false;
+  compact_if_due();
 }
 
 // ---- versions and listings
@@ -331,13 +373,13 @@ bool InodeTable::same_version(NodeId id, const Attributes& attributes) {
   const bool same = node.version_known && node.version == opened;
   node.version = opened;
   node.version_known = true;
-  node.cached = true;
+  note_cached_once(slot);
   return same;
 }
 
 void InodeTable::note_cached(NodeId id) {
   const std::lock_guard lock(mutex_);
-  if (const std::uint32_t slot = slot_of(id); slot != kNone) nodes_[slot].cached = true;
+  if (const std::uint32_t slot = slot_of(id); slot != kNone) note_cached_once(slot);
 }
 
 InodeTable::Listing InodeTable::open_listing(NodeId id, const Attributes& attributes) {
@@ -345,7 +387,7 @@ InodeTable::Listing InodeTable::open_listing(NodeId id, const Attributes& attrib
   const std::uint32_t slot = slot_of(id);
   if (slot == kNone) return {};
   Node& node = nodes_[slot];
-  node.cached = true;
+  note_cached_once(slot);
   return {node.listing_epoch, node.version_known && node.version == version_of(attributes)};
 }
 
@@ -373,6 +415,7 @@ void InodeTable::retire_node(std::uint32_t slot) {
   // Only what can be mapped or appended to. A directory stays, or a shell that
   // stands in it would have to leave and come back.
   if (slot == 0 || node.type != FileType::regular) return;
+  if (!node.retired) note(node_record::kRetired, {}, id_of(slot));
   node.retired = true;
   while (node.first_name != kNone) remove_name(node.first_name);
   if (const auto known = by_identity_.find(node.identity);
@@ -513,6 +556,16 @@ Affected InodeTable::everything() {
 std::size_t InodeTable::size() const {
   const std::lock_guard lock(mutex_);
   return used_;
+}
+
+std::uint64_t InodeTable::journal_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return journal_ ? journal_->bytes() : 0;
+}
+
+bool InodeTable::journal_given_up() const {
+  const std::lock_guard lock(mutex_);
+  return journal_ && journal_->given_up();
 }
 
 std::size_t InodeTable::memory() const {

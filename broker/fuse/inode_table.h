@@ -13,6 +13,9 @@
 // INVARIANT: an id is never used for a second file. A slot whose generations
 //   are used up is not used again.
 // Nothing here calls the service or the kernel. No descriptor per node.
+// With a journal every change that a successor must know is in it before the
+// call returns. Look-ups may be counted there twice for an answer that a kill
+// cut short, never too few: a node too many is harmless.
 // Memory: about 250 bytes a node with one name; bounded by max_nodes.
 // Threads: all members, any thread; one short lock inside.
 #pragma once
@@ -21,6 +24,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -28,6 +32,7 @@
 #include <tuple>
 #include <vector>
 
+#include "broker/fuse/journal.h"
 #include "broker/protocol/file_service.h"
 
 namespace fbroker::fuse {
@@ -52,6 +57,24 @@ struct NodeView {
   bool permissions_fresh = false;  // nothing has happened since they were told
 };
 
+// Records of the table's journal: the words of each, and its text.
+namespace node_record {
+inline constexpr std::uint8_t
+    kBase = 1,      // first generation
+    kNode = 2,      // id, device, inode, birth, look-ups, bits
+    kName = 3,      // node, parent: name
+    kVacant = 4,    // the next id of a slot
+    kMade = 5,      // id, parent, device, inode, birth, type: name (one look-up)
+    kNamed = 6,     // id, parent: name (one look-up)
+    kLookedUp = 7,  // id (one look-up)
+    kForgot = 8,    // id, look-ups
+    kUnnamed = 9,   // parent: name
+    kMoved = 10,    // parent, new parent, bytes of the first name: both names
+    kRetired = 11,  // id
+    kCached = 12,   // id
+    kRoot = 13;     // device, inode, birth
+}
+
 // What the kernel has to be told after an event.
 struct Affected {
   struct Entry {
@@ -66,7 +89,16 @@ struct Affected {
 
 class InodeTable {
  public:
-  explicit InodeTable(std::size_t max_nodes);
+  // `generation` is where ids begin: another table's ids are not among them.
+  explicit InodeTable(std::size_t max_nodes, std::uint32_t generation = 0);
+
+  // Writes down what there is and from now on every change.
+  Result<void> keep_in(const std::string& path);
+  // Becomes what the file says and goes on writing there. After an error the
+  // table is what it was when it was made. Precondition: nothing is remembered.
+  Result<void> resume(const std::string& path);
+  // Nothing but the root, and ids that begin elsewhere. Nothing is written.
+  void start_over(std::uint32_t generation);
 
   // Errors: ESTALE for an unknown or retired node, or a directory that lost
   // its name; those of WorkspacePath::child.
@@ -74,6 +106,8 @@ class InodeTable {
   Result<WorkspacePath, Errno> child_path(NodeId directory, std::string_view name) const;
   // Whether the node exists and was not retired.
   bool usable(NodeId) const;
+  // The node that `directory` is known to hold under `name`; 0: none.
+  NodeId named(NodeId directory, std::string_view name) const;
 
   // The kernel is about to be told that `parent` holds `name`: finds or makes
   // the node and counts one look-up. Another identity than before under the
@@ -119,6 +153,8 @@ class InodeTable {
   std::size_t size() const;
   // Bytes held, about: for tests and status.
   std::size_t memory() const;
+  std::uint64_t journal_bytes() const;   // 0: no journal
+  bool journal_given_up() const;
 
  private:
   static constexpr std::uint32_t kNone = 0xffffffff;
@@ -212,6 +248,24 @@ class InodeTable {
   void mark_absent(Affected&);
   void mark_tree(std::uint32_t slot, bool retire, Affected&);
 
+  // The journal (inode_table_journal.cc). Each is to be called with the lock
+  // held, and does nothing without a journal.
+  template <class... Words>
+  void note(std::uint8_t kind, std::string_view text, Words... words) {
+    if (journal_) journal_->append(kind, {static_cast<std::uint64_t>(words)...}, text);
+  }
+  void compact_if_due();
+  void note_cached_once(std::uint32_t slot);
+  void write_live(Journal&) const;
+  bool replay(const JournalRecord&);
+  bool replay_node(const JournalRecord&);
+  bool replay_made(const JournalRecord&);
+  bool replay_name(const JournalRecord&);
+  bool replay_change(const JournalRecord&);
+  std::uint32_t slot_for(NodeId, bool vacant);
+  Result<void> check_tree() const;
+  void reset();
+
   const std::size_t max_nodes_;
   mutable std::mutex mutex_;  // guards all below; nothing else is locked under it
   std::deque<Node> nodes_;
@@ -222,6 +276,8 @@ class InodeTable {
   std::set<std::uint32_t, IdentityLess> by_identity_{IdentityLess{this}};  // not directories
   std::set<std::string, std::less<>> absent_in_root_;
   std::size_t used_ = 0;
+  std::uint32_t first_generation_ = 0;
+  std::unique_ptr<Journal> journal_;
 };
 
 }  // namespace fbroker::fuse

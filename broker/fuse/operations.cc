@@ -125,8 +125,10 @@ auto by_any_name(Impl& front, NodeId id, HandleId handle, Call call)
     refused = refused || is_refusal;
   }
   if (refused) return error;
-  if (const HandleId open = front.handles.any_of(id); open != 0)
-    return call(FileRef{{}, view.identity, open});
+  if (const auto open = front.handles.any_of(id)) {
+    FBROKER_TRY(const HandleId service, wake(front, {}, open->id, open->handle));
+    return call(FileRef{{}, view.identity, service});
+  }
   return error;
 }
 
@@ -174,24 +176,38 @@ void do_lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   });
 }
 
+Result<Lookup, Errno> noting_made(Result<Lookup, Errno> made) {
+  if (made && made->attributes) note_made(made->attributes->identity);
+  return made;
+}
+
 void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode) {
-  name_request(req, parent, name, [&](const WorkspacePath& path) {
-    return front_of(req).service.mkdir(caller_of(req), path, mode & 07777);
+  name_request(req, parent, name, [&](const WorkspacePath& path) -> Result<Lookup, Errno> {
+    Impl& front = front_of(req);
+    if (auto made = already_made(front, caller_of(req), parent, name, path, FileType::directory)) return *made;
+    return noting_made(front.service.mkdir(caller_of(req), path, mode & 07777));
   });
 }
 
 void do_symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name) {
-  name_request(req, parent, name, [&](const WorkspacePath& path) {
-    return front_of(req).service.symlink(caller_of(req), target, path);
+  name_request(req, parent, name, [&](const WorkspacePath& path) -> Result<Lookup, Errno> {
+    Impl& front = front_of(req);
+    if (auto made = already_made(front, caller_of(req), parent, name, path, FileType::symlink)) {
+      const auto leads_to = front.service.readlink(caller_of(req), {path, made->attributes->identity, 0});
+      if (leads_to && *leads_to == target) return *made;
+    }
+    return noting_made(front.service.symlink(caller_of(req), target, path));
   });
 }
 
 void do_link(fuse_req_t req, fuse_ino_t node, fuse_ino_t parent, const char* name) {
   name_request(req, parent, name, [&](const WorkspacePath& path) {
     Impl& front = front_of(req);
-    return by_any_name(front, node, 0, [&](const FileRef& ref) {
+    Lookup linked;
+    if (already_linked(front, caller_of(req), node, parent, name, path, linked)) return Result<Lookup, Errno>(linked);
+    return noting_made(by_any_name(front, node, 0, [&](const FileRef& ref) {
       return front.service.link(caller_of(req), ref, path);
-    });
+    }));
   });
 }
 
@@ -200,8 +216,11 @@ void do_mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, 
   if (!S_ISREG(mode)) return reply_error(req, Errno{EPERM});
   name_request(req, parent, name, [&](const WorkspacePath& path) -> Result<Lookup, Errno> {
     auto& service = front_of(req).service;
+    if (auto before = already_made(front_of(req), caller_of(req), parent, name, path, FileType::regular))
+      return *before;
     FBROKER_TRY(const Opened made, service.open(caller_of(req), FileRef{path, {}, 0},
                                                 O_CREAT | O_EXCL | O_WRONLY, mode & 07777));
+    note_made(made.attributes.identity);
     service.close(caller_of(req), made.handle);
     return Lookup{made.attributes, made.lifetime};
   });
@@ -212,8 +231,11 @@ void remove_request(fuse_req_t req, NodeId parent, const char* name, Call call) 
   Impl& front = front_of(req);
   const auto path = front.nodes.child_path(parent, name);
   if (!path) return reply_error(req, path.error());
-  const Result<void, Errno> done = call(*path);
-  if (!done) return reply_error(req, done.error());
+  if (!already_removed(front, caller_of(req), parent, name, *path)) {
+    if (front.options.keeping) keep_open_files(front, caller_of(req), front.nodes.named(parent, name), *path);
+    const Result<void, Errno> done = call(*path);
+    if (!done) return reply_error(req, done.error());
+  }
   front.nodes.drop_name(parent, name);
   fuse_reply_err(req, 0);
 }
@@ -239,6 +261,11 @@ void do_rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t n
   if (!from) return reply_error(req, from.error());
   const auto to = front.nodes.child_path(new_parent, new_name);
   if (!to) return reply_error(req, to.error());
+  if (already_renamed(front, caller_of(req), parent, name, *from, new_parent, new_name, *to)) {
+    if (front.nodes.named(parent, name) != 0) front.nodes.moved(parent, name, new_parent, new_name);
+    return reply_error(req, Errno{0});
+  }
+  if (front.options.keeping) keep_open_files(front, caller_of(req), front.nodes.named(new_parent, new_name), *to);
   const auto done = front.service.rename(caller_of(req), *from, *to, flags);
   if (!done) return reply_error(req, done.error());
   front.nodes.moved(parent, name, new_parent, new_name);
@@ -286,16 +313,17 @@ Result<Stated, Errno> stat_node(fuse_req_t req, NodeId id, HandleId handle) {
   return Stated{attributes, path, attribute_lifetime(view)};
 }
 
-Result<HandleId, Errno> service_handle(Impl& front, NodeId id, const fuse_file_info* fi) {
+Result<HandleId, Errno> service_handle(fuse_req_t req, NodeId id, const fuse_file_info* fi) {
   if (!fi) return HandleId{0};
+  Impl& front = front_of(req);
   FBROKER_TRY(const OpenHandle open, front.handles.file(fi->fh, id));
-  return open.service;
+  return wake(front, caller_of(req), fi->fh, open);
 }
 
 void do_getattr(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   Impl& front = front_of(req);
   const std::uint64_t seen = front.events_seen();
-  const auto handle = service_handle(front, node, fi);
+  const auto handle = service_handle(req, node, fi);
   if (!handle) return reply_error(req, handle.error());
   const auto stated = stat_node(req, node, *handle);
   if (!stated) return reply_error(req, stated.error());
@@ -339,16 +367,21 @@ Result<Attributes, Errno> change(fuse_req_t req, const FileRef& ref, const struc
   return *now;
 }
 
+bool owner_reads_and_writes(mode_t mode) { return (mode & (S_IRUSR | S_IWUSR)) == (S_IRUSR | S_IWUSR); }
+
 void do_setattr(fuse_req_t req, fuse_ino_t node, struct stat* wanted, int to_set,
                 fuse_file_info* fi) {
   Impl& front = front_of(req);
   const std::uint64_t seen = front.events_seen();
   if (changes_owner(front, *wanted, to_set)) return reply_error(req, Errno{EPERM});
-  const auto handle = service_handle(front, node, fi);
+  const auto handle = service_handle(req, node, fi);
   if (!handle) return reply_error(req, handle.error());
   const auto view = front.nodes.view(node);
   if (!view) return reply_error(req, view.error());
   WorkspacePath path;
+  if (front.options.keeping && (to_set & FUSE_SET_ATTR_MODE) != 0 && !owner_reads_and_writes(wanted->st_mode) &&
+      !view->names.empty())
+    keep_open_files(front, caller_of(req), node, view->names.front().path);
   const auto changed = by_any_name(front, node, *handle, [&](const FileRef& ref) {
     path = ref.path;
     return change(req, ref, *wanted, to_set);
@@ -407,19 +440,28 @@ void do_statfs(fuse_req_t req, fuse_ino_t node) {
 
 // ---- files
 
+void close_handle(fuse_req_t req, NodeId node, std::uint64_t id, bool directory) {
+  Impl& front = front_of(req);
+  const auto handle = front.handles.remove(id, node, directory);
+  if (!handle) return;
+  if (handle->service != 0) front.service.close(caller_of(req), handle->service);
+  if (handle->kept && front.options.keeping) front.options.keeping->drop(id);
+}
+
 Result<std::uint64_t, Errno> keep_handle(fuse_req_t req, OpenHandle handle) {
   Impl& front = front_of(req);
   const HandleId service = handle.service;
+  IntentSlot* const slot = serving().slot;
+  // An earlier process had come this far; the kernel never heard of its handle.
+  if (slot != nullptr && slot->handle != 0) close_handle(req, handle.node, slot->handle, handle.cursor != nullptr);
   auto id = front.handles.add(std::move(handle));
   if (!id) front.service.close(caller_of(req), service);
+  else if (slot != nullptr) slot->handle = *id;
   return id;
 }
 
-void close_handle(fuse_req_t req, NodeId node, std::uint64_t id, bool directory) {
-  Impl& front = front_of(req);
-  if (const auto handle = front.handles.remove(id, node, directory))
-    front.service.close(caller_of(req), handle->service);
-}
+// What a handle is opened again with by another process.
+int lasting(int flags) { return flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC); }
 
 void do_open(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   Impl& front = front_of(req);
@@ -434,7 +476,7 @@ void do_open(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   });
   if (!opened) return reply_error(req, opened.error());
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-  const auto id = keep_handle(req, {opened->handle, node, writes, nullptr});
+  const auto id = keep_handle(req, {opened->handle, node, writes, nullptr, lasting(flags)});
   if (!id) return reply_error(req, id.error());
   fi->fh = *id;
   fi->noflush = 1;
@@ -448,6 +490,20 @@ void do_open(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   if (sent != 0) close_handle(req, node, *id, false);
 }
 
+Result<Opened, Errno> create_file(fuse_req_t req, NodeId parent, const char* name, const WorkspacePath& path, int flags,
+                                  std::uint32_t mode) {
+  Impl& front = front_of(req);
+  if (const auto made = already_made(front, caller_of(req), parent, name, path, FileType::regular)) {
+    auto opened = front.service.open(caller_of(req), {path, made->attributes->identity, 0},
+                                     flags & ~(O_CREAT | O_EXCL), 0);
+    if (opened) return opened;
+    // Made without the permission to open it again; nobody has seen it yet.
+    if (opened.error().value == EACCES && !owner_reads_and_writes(mode))
+      FBROKER_TRY_VOID(front.service.unlink(caller_of(req), path));
+  }
+  return front.service.open(caller_of(req), FileRef{path, {}, 0}, flags, mode);
+}
+
 void do_create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
                fuse_file_info* fi) {
   Impl& front = front_of(req);
@@ -455,20 +511,22 @@ void do_create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
   const auto path = front.nodes.child_path(parent, name);
   if (!path) return reply_error(req, path.error());
   const int flags = (fi->flags & kOpenFlags) | O_CREAT;
-  const auto opened =
-      front.service.open(caller_of(req), FileRef{*path, {}, 0}, flags, mode & 07777);
+  const auto opened = create_file(req, parent, name, *path, flags, mode & 07777);
   if (!opened) return reply_error(req, opened.error());
+  note_made(opened->attributes.identity);
   const auto node = front.nodes.remember(parent, name, opened->attributes, opened->lifetime);
   if (!node) {
     front.service.close(caller_of(req), opened->handle);
     return reply_error(req, node.error());
   }
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-  const auto id = keep_handle(req, {opened->handle, *node, writes, nullptr});
+  const auto id = keep_handle(req, {opened->handle, *node, writes, nullptr, lasting(flags)});
   if (!id) {
     front.nodes.forget(*node, 1);
     return reply_error(req, id.error());
   }
+  if (front.options.keeping && !owner_reads_and_writes(mode))
+    keep_open_file(front, *id, *node, opened->handle, *path);
   fi->fh = *id;
   fi->noflush = 1;
   const int sent = reply_kept(front, seen, *path, opened->attributes.identity, [&](bool current) {
@@ -488,16 +546,29 @@ void do_release(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
 }
 
 // A handle of a retired node is as dead as the node.
-Result<HandleId, Errno> usable_file(Impl& front, NodeId node, std::uint64_t fh) {
+Result<HandleId, Errno> usable_file(fuse_req_t req, NodeId node, std::uint64_t fh) {
+  Impl& front = front_of(req);
   FBROKER_TRY(const OpenHandle open, front.handles.file(fh, node));
   if (!front.nodes.usable(node)) return Errno{ESTALE};
-  return open.service;
+  return wake(front, caller_of(req), fh, open);
+}
+
+// Where a write lands. One that appends and had been begun before goes where
+// it was going then, unless the file has become shorter than that since.
+protocol::WriteAt place_of(fuse_req_t req, HandleId handle, std::uint64_t offset, bool append) {
+  const auto [slot, begun_before, swallow] = serving();
+  if (!append || slot == nullptr) return {offset, append};
+  if (begun_before && slot->appends_at != IntentSlot::kNowhere) {
+    const auto now = front_of(req).service.stat(caller_of(req), FileRef{{}, {}, handle});
+    if (now && now->size >= slot->appends_at) return {slot->appends_at, false};
+  }
+  return {offset, true, &slot->appends_at};
 }
 
 void do_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_info* fi) {
   thread_local const auto memory = std::make_unique<std::byte[]>(kMaxTransfer);
   Impl& front = front_of(req);
-  const auto handle = usable_file(front, node, fi->fh);
+  const auto handle = usable_file(req, node, fi->fh);
   if (!handle) return reply_error(req, handle.error());
   const std::span<std::byte> wanted(memory.get(), std::min<std::size_t>(size, kMaxTransfer));
   std::size_t done = 0;
@@ -516,26 +587,30 @@ void do_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_fi
 void do_write(fuse_req_t req, fuse_ino_t node, const char* data, size_t size, off_t offset,
               fuse_file_info* fi) {
   Impl& front = front_of(req);
-  const auto handle = usable_file(front, node, fi->fh);
+  const auto handle = usable_file(req, node, fi->fh);
   if (!handle) return reply_error(req, handle.error());
   // A page written back from a mapping belongs where it was, whatever the
   // descriptor that the kernel happens to use for it says about appending.
   const bool append = (fi->flags & O_APPEND) != 0 && !fi->writepage;
   const std::span<const std::byte> all(reinterpret_cast<const std::byte*>(data), size);
+  const protocol::WriteAt first = place_of(req, *handle, static_cast<std::uint64_t>(offset), append);
   std::size_t done = 0;
   while (done < size) {
-    const protocol::WriteAt at{static_cast<std::uint64_t>(offset) + done, append};
+    protocol::WriteAt at = first;
+    at.offset += done;
     const auto wrote = front.service.write(caller_of(req), *handle, at, all.subspan(done));
     if (!wrote && done == 0) return reply_error(req, wrote.error());
     if (!wrote || *wrote == 0) break;
     done += std::min(*wrote, size - done);
+    // One place is remembered of an appending write; the rest is the program's to write again.
+    if (at.chosen != nullptr) break;
   }
   fuse_reply_write(req, done);
 }
 
 void do_fsync(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* fi) {
   Impl& front = front_of(req);
-  const auto handle = usable_file(front, node, fi->fh);
+  const auto handle = usable_file(req, node, fi->fh);
   if (!handle) return reply_error(req, handle.error());
   const auto done = front.service.fsync(caller_of(req), *handle, data_only != 0);
   fuse_reply_err(req, done ? 0 : done.error().value);
@@ -577,7 +652,9 @@ void do_fsyncdir(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info*
   Impl& front = front_of(req);
   const auto open = front.handles.directory(fi->fh, node);
   if (!open) return reply_error(req, open.error());
-  const auto done = front.service.fsync(caller_of(req), open->service, data_only != 0);
+  const auto service = wake(front, caller_of(req), fi->fh, *open);
+  if (!service) return reply_error(req, service.error());
+  const auto done = front.service.fsync(caller_of(req), *service, data_only != 0);
   fuse_reply_err(req, done ? 0 : done.error().value);
 }
 
@@ -717,8 +794,11 @@ bool reply_listing(fuse_req_t req, const OpenHandle& open, const WorkspacePath& 
 
 void do_readdirplus(fuse_req_t req, fuse_ino_t node, size_t size, off_t off, fuse_file_info* fi) {
   Impl& front = front_of(req);
-  const auto open = front.handles.directory(fi->fh, node);
+  auto open = front.handles.directory(fi->fh, node);
   if (!open) return reply_error(req, open.error());
+  const auto service = wake(front, caller_of(req), fi->fh, *open);
+  if (!service) return reply_error(req, service.error());
+  open->service = *service;
   const auto view = front.nodes.view(node);
   if (!view) return reply_error(req, view.error());
   const WorkspacePath path = view->names.empty() ? WorkspacePath() : view->names.front().path;

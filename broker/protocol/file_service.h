@@ -11,6 +11,7 @@
 
 #include <sys/types.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <ctime>
 #include <functional>
@@ -116,6 +117,10 @@ struct FileSystemStatus {
 struct WriteAt {
   std::uint64_t offset = 0;
   bool append = false;
+  // Where an appending write is about to land is stored here before it does,
+  // so that one that was cut short can be finished at the same place. The
+  // store is atomic; the memory is the caller's, and may outlive this process.
+  std::uint64_t* chosen = nullptr;
 };
 
 struct SetTimes {
@@ -175,12 +180,15 @@ class FileService {
   virtual Result<Attributes, Errno> utimens(const Caller&, const FileRef&, const SetTimes&) = 0;
   virtual Result<FileSystemStatus, Errno> statfs(const Caller&, const WorkspacePath&) = 0;
 
-  // Over a restart, where the files are the host's own. The open file's
-  // descriptor, borrowed for as long as the handle is open; -1 = none.
+  // For handles that outlive this process (broker/fuse/front.h, Keeping).
+  // The handle's descriptor, borrowed; -1 where there is none.
   virtual int descriptor(HandleId) const { return -1; }
-  // A descriptor that a former broker of the session had opened becomes a handle
-  // again, decided on by the file's last name as an open would be.
-  virtual Result<Opened, Errno> adopt(const Caller&, const FileRef& /*last_name*/, UniqueFd /*fd*/, int /*flags*/) { return Errno{ENOSYS}; }
+  // An open file of an earlier process, under the last name that it was known
+  // by, becomes a handle again, as far as the policy of now allows.
+  virtual Result<Opened, Errno> adopt(const Caller&, const FileRef& last_name, UniqueFd fd, int flags) {
+    (void)last_name, (void)fd, (void)flags;
+    return Errno{ENOSYS};
+  }
 };
 
 }  // namespace fbroker::protocol
