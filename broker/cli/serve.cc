@@ -191,6 +191,7 @@ int serve(const ServeOptions& options) {
       if (auto written = broker::write_owner(listener->lock.get(), *owner, control); !written) say(written.error().text());
   auto registry = Registry::open({options.session, state, audit, absolute(options.audit_head, cwd), &say});
   if (!registry) return failed(registry.error().text());
+  if (options.embedded) (*registry)->begin_keeper();
   if (options.again) (*registry)->restore("");
   if (!options.embedded) {
     (*registry)->restore(options.session);

@@ -20,11 +20,12 @@ constexpr milliseconds kForEver{24 * 3600 * 1000};
 }  // namespace
 
 Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, pid_t mounted_by,
-                                                          protocol::FileService& files, EventBus& events) {
+                                                          protocol::FileService& files, EventBus& events,
+                                                          std::unique_ptr<MountState> state) {
   const int first = device.devices.front().get();
   FBROKER_TRY(FuseConnection connection, FuseConnection::of(first, mounted_by));
   FBROKER_TRY(auto notifier, HelperNotifier::start(first, kTellBound));
-  std::unique_ptr<AdoptedMount> mount(new AdoptedMount(std::move(connection)));
+  std::unique_ptr<AdoptedMount> mount(new AdoptedMount(std::move(connection), std::move(state)));
   fuse::Options options;
   options.uid = device.offer.uid;
   options.gid = device.offer.gid;
@@ -34,8 +35,14 @@ Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, 
     raw->ready_ = true;
     raw->changed_.notify_all();
   };
+  std::optional<Error> lost;
+  options.state = mount->state_->files();
+  options.resume = mount->state_->resumes();
+  options.keeping = mount->state_.get();
+  options.on_state_lost = [&lost](const Error& why) { lost = why; };   // during create() alone
   FBROKER_TRY(mount->front_,
               fuse::FuseFront::create(files, std::move(device.devices), std::move(options), std::move(notifier)));
+  if (lost) return *lost;
   mount->listen(events);
   mount->serving_ = std::thread([raw = mount.get()] {
     (void)raw->front_->run();   // why it ended is nobody's to mend

@@ -6,6 +6,9 @@
 // (helper_notifier.h), it goes on trying; until then nothing is acknowledged,
 // and a revoke that waits for it has the sandbox killed and the connection
 // aborted.
+//
+// It outlives its broker (design section 9): the kept state says what the
+// kernel knows, and the keeper has the device.
 // Threads: all members, any thread.
 #pragma once
 
@@ -17,6 +20,7 @@
 #include <thread>
 
 #include "broker/device/fuse_connection.h"
+#include "broker/device/mount_state.h"
 #include "broker/device/receive.h"
 #include "broker/fuse/front.h"
 #include "broker/sessions/event_bus.h"
@@ -26,9 +30,12 @@ namespace fbroker::broker {
 class AdoptedMount {
  public:
   // Serves at once; the kernel's first request is waiting. All of it outlives the mount.
-  // Errors: the connection cannot be aborted, a process or thread not started.
+  // `state`: where it goes on from, and keeps what the next broker needs.
+  // Errors: the connection cannot be aborted, a process or thread not started;
+  // what was kept is damaged: then the kernel holds what nobody can make it forget.
   static Result<std::unique_ptr<AdoptedMount>> start(OfferedDevice device, pid_t mounted_by,
-                                                     protocol::FileService& files, EventBus& events);
+                                                     protocol::FileService& files, EventBus& events,
+                                                     std::unique_ptr<MountState> state);
   // Stops serving: calls fail from then on, as nobody has the device any more.
   ~AdoptedMount();
 
@@ -42,13 +49,15 @@ class AdoptedMount {
   const fuse::FuseFront& front() const noexcept { return *front_; }
 
  private:
-  explicit AdoptedMount(FuseConnection connection) : connection_(std::move(connection)) {}
+  AdoptedMount(FuseConnection connection, std::unique_ptr<MountState> state)
+      : connection_(std::move(connection)), state_(std::move(state)) {}
   void listen(EventBus& events);
   void tell_events();
   void catch_up();
   bool wait_woken(std::chrono::milliseconds bound);
 
   FuseConnection connection_;
+  std::unique_ptr<MountState> state_;
   std::unique_ptr<fuse::FuseFront> front_;
   std::thread serving_, telling_;
   std::atomic<bool> ended_{false};

@@ -117,12 +117,23 @@ Result<std::unique_ptr<Keeper>> Keeper::reach(int directory, KeeperOptions optio
   UniqueFd own(::fcntl(directory, F_DUPFD_CLOEXEC, kInheritedSocket));
   if (!own) return Error{"keeper", std::string("no descriptor of the state directory: ") + std::strerror(errno)};
   std::unique_ptr<Keeper> keeper(new Keeper(std::move(own), std::move(options)));
-  if (auto connected = keeper->connect(); !connected)
+  if (auto connected = keeper->connect(keeper->options_.start); !connected)
     return Error{"keeper", std::string("cannot be reached or started: ") + std::strerror(connected.error().value)};
   return keeper;
 }
 
 Keeper::~Keeper() { reap(); }
+
+Result<void, Errno> Keeper::begin() {
+  const std::lock_guard lock(mutex_);
+  return none_yet_ ? connect(true) : Result<void, Errno>(ok);
+}
+
+void Keeper::end_with_us() {
+  const std::lock_guard lock(mutex_);
+  if (none_yet_ || !ready()) return;
+  ::kill(pid_, SIGTERM);
+}
 
 void Keeper::reap() {
   if (child_ > 0 && ::waitpid(child_, nullptr, WNOHANG) == child_) child_ = -1;
@@ -130,7 +141,8 @@ void Keeper::reap() {
 
 // One that runs has the connection in its backlog at once; where none listens
 // one is started.
-Result<void, Errno> Keeper::connect() {
+Result<void, Errno> Keeper::connect(bool may_start) {
+  none_yet_ = false;
   for (int attempt = 0; attempt < kMaxStarts; ++attempt) {
     UniqueFd socket = unix_socket();
     if (!socket) return Errno::last();
@@ -141,6 +153,10 @@ Result<void, Errno> Keeper::connect() {
       return ok;
     }
     if (errno != ENOENT && errno != ECONNREFUSED) return Errno::last();
+    if (!may_start) {
+      none_yet_ = true;
+      return ok;
+    }
     FBROKER_TRY_VOID(start());
   }
   return Errno{ECONNREFUSED};
@@ -177,13 +193,14 @@ Result<void, Errno> Keeper::greet() {
 // that another may be started in its place.
 Result<void, Errno> Keeper::ready() {
   if (greeted_) return ok;
+  if (none_yet_) FBROKER_TRY_VOID(connect(true));
   for (int attempt = 1; socket_; ++attempt) {
     const auto greeted = greet();
     if (greeted) return ok;
     const Errno why = greeted.error();
     const bool ended = why.value == ECONNRESET || why.value == EPIPE;
     if (!ended || attempt == kMaxStarts) return lose(why);
-    if (auto again = connect(); !again) return lose(again.error());
+    if (auto again = connect(true); !again) return lose(again.error());
   }
   return Errno{ENOTCONN};
 }
@@ -217,6 +234,7 @@ Result<void, Errno> Keeper::keep(std::string_view name, Kept kind, int fd) {
 Result<void, Errno> Keeper::drop(std::string_view name) {
   if (!is_kept_name(name)) return Errno{EINVAL};
   const std::lock_guard lock(mutex_);
+  if (none_yet_) return ok;
   FBROKER_TRY_VOID(ready());
   if (auto sent = send_bounded(socket_.get(), say::kDrop, 0, name, -1, options_.bound); !sent)
     return lose(sent.error());
@@ -226,10 +244,11 @@ Result<void, Errno> Keeper::drop(std::string_view name) {
 Result<std::vector<KeptDescriptor>, Errno> Keeper::all(std::uint8_t question, std::string_view prefix) {
   if (!prefix.empty() && !is_kept_name(prefix)) return Errno{EINVAL};
   const std::lock_guard lock(mutex_);
+  std::vector<KeptDescriptor> found;
+  if (none_yet_) return found;
   FBROKER_TRY_VOID(ready());
   if (auto sent = send_bounded(socket_.get(), question, 0, prefix, -1, options_.bound); !sent)
     return lose(sent.error());
-  std::vector<KeptDescriptor> found;
   bool no_room = false;
   for (;;) {
     auto answer = receive_bounded(socket_.get(), options_.bound);

@@ -52,6 +52,7 @@ struct KeptDescriptor {
 struct KeeperOptions {
   std::string program = "/proc/self/exe";     // whose verb "keeper" is the process
   std::vector<std::string> arguments = {};    // of that verb, besides the socket
+  bool start = true;                           // false: only when there is something to keep, or at begin()
   std::chrono::milliseconds bound{2000};
   std::chrono::milliseconds start_bound{10'000};   // for the first answer
 };
@@ -63,6 +64,11 @@ class Keeper {
   // Precondition: the caller is the one broker of that state directory.
   static Result<std::unique_ptr<Keeper>> reach(int directory, KeeperOptions options = {});
   ~Keeper();
+
+  // Starts one where none runs, and waits for nothing.
+  Result<void, Errno> begin();
+  // It is to end at once when it keeps nothing any more and we are gone.
+  void end_with_us();
 
   // When it returns the descriptor is kept, in place of one of that name.
   // Errors: EINVAL for the name, EMFILE when the keeper is full, ETOOMANYREFS,
@@ -81,7 +87,7 @@ class Keeper {
   Keeper(UniqueFd directory, KeeperOptions options)
       : directory_(std::move(directory)), options_(std::move(options)) {}
 
-  Result<void, Errno> connect();
+  Result<void, Errno> connect(bool may_start);
   Result<void, Errno> start();
   Result<void, Errno> greet();
   Result<void, Errno> ready();
@@ -94,6 +100,7 @@ class Keeper {
   std::mutex mutex_;          // guards what follows
   UniqueFd socket_;           // none: the keeper is gone
   bool greeted_ = false;
+  bool none_yet_ = false;     // nothing was kept by anybody
   pid_t pid_ = -1;
   pid_t child_ = -1;          // the keeper, if we started it: to be reaped
 };

@@ -97,6 +97,8 @@ Result<void> Registry::start() {
   audit.head_file = options_.audit_head;
   FBROKER_TRY(audit_, audit::AuditLog::open(std::move(audit)));
   FBROKER_TRY(grants_, GrantStore::open(state_));
+  FBROKER_TRY(keeper_, Keeper::reach(state_.fd(), {.start = false}));
+  FBROKER_TRY_VOID(private_directory(mounts()));
   FBROKER_TRY(remembered_, read_remembered());
   FBROKER_TRY(maintenance_, Maintenance::start(*this));
   parts_.emplace(BrokerParts{*audit_, own_files_, *grants_,
@@ -104,7 +106,8 @@ Result<void> Registry::start() {
                                maintenance_->used(session, std::move(grant));
                              },
                              options_.say,
-                             [this](Session& session, pid_t pid) { return register_sandbox(session, pid); }});
+                             [this](Session& session, pid_t pid) { return register_sandbox(session, pid); },
+                             *keeper_, mounts()});
   forget_if([](const std::string&, const Remembered& known) {
     return known.launcher != 0 && !HostProcess::open(known.launcher, known.launcher_started);
   }, "launcher");
@@ -147,6 +150,7 @@ void Registry::forget_if(Ended ended, const std::string& whose) {
       if (const auto left = Sandbox::open(known.sandbox, known.sandbox_started)) left->kill(kKillBound);
     options_.say("session " + name + " has ended with its " + whose);
     grants_->forget_session(name);
+    MountState::forget(*keeper_, mounts(), name);
     remove_dead_socket(socket_of(known.wanted));
     record(name, "session-end", known.wanted.root, whose + " gone");
     return true;
@@ -215,8 +219,15 @@ Result<std::shared_ptr<Session>> Registry::create(const WantedSession& wanted, O
   if (sessions_.size() >= kMaxSessions)
     return Error{named.name, "there are " + std::to_string(kMaxSessions) + " sessions already; end some"};
   if (old == OldGrants::forget) grants_->forget_session(named.name);
-  FBROKER_TRY(auto session, open_session(named));
-  Remembered& known = remembered_[named.name] = {.wanted = named};
+  // The same session again has its sandbox still, if that is alive.
+  std::optional<Sandbox> sandbox;
+  if (const auto before = remembered_.find(named.name); old == OldGrants::keep && before != remembered_.end())
+    if (auto alive = Sandbox::open(before->second.sandbox, before->second.sandbox_started)) sandbox = std::move(*alive);
+  if (!sandbox) MountState::forget(*keeper_, mounts(), named.name);
+  Remembered known_anew{.wanted = named};
+  if (sandbox) known_anew.sandbox = sandbox->pid(), known_anew.sandbox_started = sandbox->started();
+  FBROKER_TRY(auto session, open_session(named, std::move(sandbox)));
+  Remembered& known = remembered_[named.name] = std::move(known_anew);
   if (launcher) {
     known.launcher = launcher->pid();
     known.launcher_started = launcher->started();
@@ -261,6 +272,7 @@ bool Registry::end(Session& session, const std::string& why) {
   }
   session.stop(kEndGrace);
   session.remove_socket();
+  MountState::forget(*keeper_, mounts(), name);
   record(name, "session-end", session.options().root, why);
   {
     const std::lock_guard lock(mutex_);
@@ -297,11 +309,14 @@ Result<void> Registry::register_sandbox(Session& session, pid_t pid) {
 
 void Registry::wake() { maintenance_->wake(); }
 
+void Registry::begin_keeper() { (void)keeper_->begin(); }   // else keep() says so
+
 void Registry::end_all() {
   for (const auto& session : all()) {
     if (const auto sandbox = session->sandbox()) sandbox->kill(kKillBound);
     end(*session, "the broker ends");
   }
+  keeper_->end_with_us();
 }
 
 std::vector<Registry::Reloaded> Registry::reload_all() {

@@ -93,6 +93,9 @@ class Registry {
   };
   std::vector<Reloaded> reload_all();
 
+  // A sandbox is about to come: what will keep its device can be started.
+  void begin_keeper();
+
   // Ends every session, with what runs inside: no broker will take them up again.
   void end_all();
   // All sessions stop serving; they stay in sessions.json. Running requests
@@ -123,6 +126,7 @@ class Registry {
   void forget_if(Ended ended, const std::string& whose);           // under mutex_
   void take_up(const std::string& name, const Remembered& known);  // under mutex_
   bool end(Session& session, const std::string& why);
+  std::string mounts() const { return state_.path() + "/mounts"; }
   void record(const std::string& session, const char* operation, const std::string& host_path,
               const std::string& detail = "");
 
@@ -131,6 +135,7 @@ class Registry {
   OwnFiles own_files_;
   std::unique_ptr<audit::AuditLog> audit_;
   std::unique_ptr<GrantStore> grants_;
+  std::unique_ptr<Keeper> keeper_;
   std::optional<BrokerParts> parts_;
   mutable std::mutex mutex_;                    // guards all below; taken before a session's turn
   std::map<std::string, std::shared_ptr<Session>> sessions_;

@@ -208,6 +208,7 @@ Result<void> Session::start() {
   };
   files_ = std::make_unique<LocalFileService>(*context_, std::move(options));
   egress_ = std::make_unique<EgressGate>(*context_);
+  resume_mount();
 
   FBROKER_TRY(UnixListener listener,
               bind_unix_socket(options_.socket_directory, options_.socket_name, 0666, lock_path_of(socket())));
@@ -384,7 +385,11 @@ Result<void> Session::adopt_now(int connection, pid_t peer) {
   FBROKER_TRY(OfferedDevice offered, receive_device(connection, kOfferBound));
   const auto known = sandbox();
   if (!known || !known->alive()) FBROKER_TRY_VOID(parts_.on_sandbox(*this, peer));
-  FBROKER_TRY(std::shared_ptr<AdoptedMount> mount, AdoptedMount::start(std::move(offered), peer, *files_, events_));
+  auto state = std::make_unique<MountState>(parts_.keeper, parts_.mounts, name(), false);
+  if (const auto kept = state->keep_device(offered); !kept)
+    parts_.say("session " + name() + ": the workspace will not outlive this broker: " + std::strerror(kept.error().value));
+  FBROKER_TRY(std::shared_ptr<AdoptedMount> mount,
+              AdoptedMount::start(std::move(offered), peer, *files_, events_, std::move(state)));
   if (!mount->wait_ready(kOfferBound)) return Error{"device", "is not mounted"};
   audit::Record record;
   record.session = name();
@@ -395,6 +400,26 @@ Result<void> Session::adopt_now(int connection, pid_t peer) {
   const std::lock_guard lock(processes_mutex_);
   mount_ = std::move(mount);
   return ok;
+}
+
+// A broker was killed under it. What cannot be gone on with would leave pages in
+// the kernel that no revoke reaches: then the sandbox ends.
+void Session::resume_mount() {
+  const auto known = sandbox();
+  if (!known) return;
+  auto kept = MountState::take_device(parts_.keeper, name());
+  if (kept && !*kept) return;   // it is served over HTTP
+  auto resumed = kept ? AdoptedMount::start(std::move(**kept), known->pid(), *files_, events_,
+                                                  std::make_unique<MountState>(parts_.keeper, parts_.mounts, name(), true))
+                            : Result<std::unique_ptr<AdoptedMount>>(Error{"keeper", std::strerror(kept.error().value)});
+  if (resumed) {
+    const std::lock_guard lock(processes_mutex_);
+    mount_ = std::move(*resumed);
+    return;
+  }
+  known->kill(kOfferBound);
+  parts_.say("session " + name() + ": the workspace cannot be gone on with: " + resumed.error().text() +
+             "; its sandbox was ended, start the agent again");
 }
 
 std::shared_ptr<AdoptedMount> Session::mount() const {

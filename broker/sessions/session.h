@@ -58,7 +58,10 @@ struct BrokerParts {
   // Something that a person at the broker's terminal should read.
   std::function<void(const std::string&)> say;
   // A session's sandbox has made itself known. Errors as Sandbox::open.
-  std::function<Result<void>(Session&, pid_t)> on_sandbox = {};
+  std::function<Result<void>(Session&, pid_t)> on_sandbox;
+  // What a mount needs to outlive the broker: descriptors, and a directory for its tables.
+  Keeper& keeper;
+  std::string mounts;
 };
 
 // The right to change what a session may do. Held while a change is worked out
@@ -150,6 +153,7 @@ class Session {
   Session(SessionOptions options, BrokerParts& parts, policy::Policy policy);
   Result<void> start();
   Result<void> adopt_now(int connection, pid_t peer);
+  void resume_mount();
   policy::NetworkRules network(const policy::Policy& policy) const;
   std::shared_ptr<const RevokedFiles> revoked_by(const std::vector<LiveGrant>& grants) const;
   bool find_revoked(const std::vector<LiveGrant>& grants);
