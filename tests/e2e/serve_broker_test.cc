@@ -127,7 +127,7 @@ TEST_P(ServeBroker, TheLogStatesAKillOnceAndAnOrderlyEndNot) {
   EXPECT_EQ(records_of("restart"), 1u);
   const Output verified = log("verify", {});
   EXPECT_EQ(verified.status, 0) << verified.out << verified.err;
-  EXPECT_TRUE(has(log("tail", {}).out, "restart"));
+  EXPECT_TRUE(has(log("search", {"--op", "restart"}).out, "killed"));
 }
 
 TEST_P(ServeBroker, ASecondBrokerOnALiveSocketIsRefusedAndTheFirstGoesOn) {
