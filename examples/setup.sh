@@ -9,7 +9,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config
   libboost1.81-dev nlohmann-json3-dev libre2-dev libspdlog-dev libcli11-dev
-  libssl-dev libseccomp-dev libvalijson-dev libfuse3-dev
+  libssl-dev zlib1g-dev libseccomp-dev libvalijson-dev libfuse3-dev
   bubblewrap
 )
 test_packages=(

@@ -28,6 +28,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kBatchBytes = 1u << 20;       // of lines in one write(2)
 constexpr auto kRepeatTheAlarm = std::chrono::seconds(10);
+constexpr auto kUnfinishedPause = std::chrono::milliseconds(1);  // for who has reserved an entry and not filled it
+constexpr std::size_t kUnpaidBytes = 512;           // of a line beyond its packed bytes: names, digits
 // How a checkpoint's members end in the ring, where it has its place in the
 // order. No other record's do: in a text every quote is escaped.
 constexpr std::string_view kCheckpointMember = R"(,"operation":"checkpoint")";
@@ -91,7 +93,10 @@ struct AuditLog::Impl {
   Result<bool> is_in_log(const ChainHead& noted);
   Result<void, Errno> append(const Record& record);
   Result<void, Errno> ready(const std::string& session);
-  bool push(std::unique_lock<std::mutex>& lock, std::string_view fields);
+  bool fits_a_line(const Record& record, std::size_t packed) const;
+  template <class Put>
+  bool take_over(std::unique_lock<std::mutex>& lock, Put&& put);
+  bool must_wake_writer();
   bool push_repeats(FoldSlot& slot);
   void taken_over();
   void say_over_quota(std::unique_lock<std::mutex>& lock, const std::string& session);
@@ -102,9 +107,10 @@ struct AuditLog::Impl {
   void run();
   std::optional<Clock::time_point> checkpoint_time() const;
   void checkpoint_if_due();
-  bool add_line(ChainHead& head, std::string_view fields);
+  bool add_line(ChainHead& head, Ring::Kind kind, std::string_view bytes);
   void write_head(std::unique_lock<std::mutex>& lock);
   void wait_for_work(std::unique_lock<std::mutex>& lock);
+  void wait_for_company(std::unique_lock<std::mutex>& lock);
   bool write_batch(std::unique_lock<std::mutex>& lock);
   void broken(const Error& error);
   void mended();
@@ -119,6 +125,7 @@ struct AuditLog::Impl {
   SegmentWriter segments;
   Hasher hasher;
   std::string lines;
+  std::vector<std::pair<std::string, std::size_t>> owed;  // by sessions, for the batch
   bool ends_in_checkpoint = false;    // the log
   ChainHead signed_head;              // the last checkpoint
   bool head_is_old = false;           // the file does not say so yet
@@ -128,8 +135,9 @@ struct AuditLog::Impl {
   std::atomic<bool> writing{true};              // state.writing, for ready()
   std::atomic<bool> somebody_over_quota{false};  // ready() has to look closer
 
-  // Guards all that follows and every call on ring, quotas and folds. No other
-  // lock is taken while it is held, and no file is touched.
+  // Guards all that follows, every call on quotas and folds, and those on the ring
+  // that need it (ring.h). No other lock is taken while it is held, no file is
+  // touched, and no record encoded.
   mutable std::mutex mutex;
   std::condition_variable work;       // for the writer
   std::condition_variable progress;   // for those who wait for room or for the disk
@@ -137,7 +145,10 @@ struct AuditLog::Impl {
   Folds folds;
   AuditStatus state;
   bool stopping = false;
-  bool writer_idle = false;           // it waits for the first record of a batch
+  // Whom a record wakes: who has nothing to do. Who waits for more to write at
+  // once looks at the clock itself: a wake-up costs more than a record.
+  enum class Sleep { no, until_work, until_time } writer_sleeps = Sleep::no;
+  std::size_t awaiting_disk = 0;      // callers of wait_durable()
   bool hurry = false;                 // sync(): end all windows now
   std::uint64_t hurries_done = 0;
   std::uint64_t hurried_to = 0;       // the last record that sync() waits for
@@ -152,34 +163,50 @@ struct AuditLog::Impl {
 // ---- taking records over -------------------------------------------------
 
 Result<void, Errno> AuditLog::Impl::append(const Record& record) {
-  thread_local std::string members, fields;
+  thread_local std::string members;
   const WallTime when = wall_time();
   const bool refusal = is_refusal(record);
-  members.clear();
   if (refusal) {
+    members.clear();
     add_members(members, record, Members::all_but_who);
     const std::lock_guard lock(mutex);
     if (!state.writing) return ++state.refused, Errno{EIO};
     if (folds.count(members, when)) return ok;
   }
 
-  fields.clear();
-  add_time(fields, "time", when);
-  add_members(fields, record, Members::all);
-  if (record.repeated > 1) add_number(fields, "repeated", record.repeated);
-  std::unique_lock lock(mutex);
-  if (!state.writing) return ++state.refused, Errno{EIO};
-  if (fields.size() > ring->max_fields()) return ++state.refused, Errno{EIO};
-  if (!record.session.empty()) {
-    const auto answer = quotas.take(record.session, fields.size(), Clock::now(),
-                                    refusal ? Quotas::Reserve::keep : Quotas::Reserve::use);
-    if (answer != Quotas::Answer::yes) somebody_over_quota = true;
-    if (answer == Quotas::Answer::no_and_say_so) say_over_quota(lock, record.session);
-    if (!Quotas::taken(answer)) return ++state.over_quota, Errno{EIO};
+  const std::size_t size = packed_size(record);
+  const bool fits = fits_a_line(record, size);
+  const auto now = Clock::now();
+  std::optional<Ring::Slot> slot;
+  bool wake = false;
+  {
+    std::unique_lock lock(mutex);
+    if (!state.writing || !fits) return ++state.refused, Errno{EIO};
+    if (!record.session.empty()) {
+      const auto answer = quotas.take(record.session, size, now, refusal ? Quotas::Reserve::keep : Quotas::Reserve::use);
+      if (answer != Quotas::Answer::yes) somebody_over_quota = true;
+      if (answer == Quotas::Answer::no_and_say_so) say_over_quota(lock, record.session);
+      if (!Quotas::taken(answer)) return ++state.over_quota, Errno{EIO};
+    }
+    const auto reserve = [&] { return (slot = ring->reserve(state.appended + 1, Ring::Kind::packed, size)).has_value(); };
+    if (!take_over(lock, reserve)) return ++state.refused, Errno{EIO};
+    if (refusal) folds.remember(members, now);
+    wake = must_wake_writer();
   }
-  if (!push(lock, fields)) return ++state.refused, Errno{EIO};
-  if (refusal) folds.remember(members, Clock::now());
+  // INVARIANT: nothing can fail from here on; the writer waits for this entry.
+  pack(record, when, slot->bytes);
+  Ring::commit(*slot);
+  if (wake) work.notify_one();
   return ok;
+}
+
+// A line is longer than what is packed: six bytes for one at the worst.
+bool AuditLog::Impl::fits_a_line(const Record& record, std::size_t packed) const {
+  if (packed > ring->max_bytes()) return false;
+  if (packed < kMaxLineBytes / 8) return true;
+  std::string members;
+  add_members(members, record, Members::all);
+  return members.size() < kMaxLineBytes - kUnpaidBytes;
 }
 
 // No mutex while all is well: this runs once per read(2) of the agent.
@@ -191,18 +218,25 @@ Result<void, Errno> AuditLog::Impl::ready(const std::string& session) {
   return ++state.over_quota, Errno{EIO};
 }
 
-// Waits for room; false when the log broke meanwhile. Wakes the writer.
-bool AuditLog::Impl::push(std::unique_lock<std::mutex>& lock, std::string_view fields) {
-  while (!ring->push(state.appended + 1, fields)) {
+// Waits for room; false when the log broke meanwhile. `put`: whether there was room.
+template <class Put>
+bool AuditLog::Impl::take_over(std::unique_lock<std::mutex>& lock, Put&& put) {
+  while (!put()) {
     if (!state.writing || stopping || stalled) return false;
     work.notify_one();
     if (progress.wait_for(lock, options.full_ring_bound) == std::cv_status::timeout)
       stall(options.full_ring_bound);
   }
   taken_over();
-  // Waking it for each record would cost more than the record.
-  if (writer_idle || ring->used() > ring->capacity() / 2) work.notify_one();
   return true;
+}
+
+// Once for each of its sleeps: then the caller wakes it.
+bool AuditLog::Impl::must_wake_writer() {
+  const bool wake = writer_sleeps == Sleep::until_work ||
+                    (writer_sleeps == Sleep::until_time && ring->used() > ring->capacity() / 2);
+  if (wake) writer_sleeps = Sleep::no;
+  return wake;
 }
 
 bool AuditLog::Impl::push_repeats(FoldSlot& slot) {
@@ -237,7 +271,8 @@ void AuditLog::Impl::say_over_quota(std::unique_lock<std::mutex>& lock, const st
   std::string fields;
   add_time(fields, "time", wall_time());
   add_members(fields, record, Members::all);
-  (void)push(lock, fields);
+  (void)take_over(lock, [&] { return ring->push(state.appended + 1, fields); });
+  if (must_wake_writer()) work.notify_one();
 }
 
 // ---- the writer ------------------------------------------------------------
@@ -271,13 +306,31 @@ void AuditLog::Impl::wait_for_work(std::unique_lock<std::mutex>& lock) {
   auto due = folds.due();
   if (const auto sign = checkpoint_time(); sign && (!due || *sign < *due)) due = sign;
   const auto something = [&] { return stopping || hurry || ring->used() > 0; };
-  writer_idle = true;
-  if (due) work.wait_until(lock, *due, something);
-  else work.wait(lock, something);
-  writer_idle = false;
-  // Group commit: those who come within the pace share one fdatasync(2).
-  const auto urgent = [&] { return stopping || hurry || ring->used() > ring->capacity() / 2; };
-  work.wait_until(lock, last_sync + options.pace, urgent);
+  if (!something()) {
+    writer_sleeps = Sleep::until_work;
+    if (due) work.wait_until(lock, *due, something);
+    else work.wait(lock, something);
+    writer_sleeps = Sleep::no;
+  }
+  wait_for_company(lock);
+}
+
+// Group commit: those who come within the pace share one fdatasync(2); and
+// records that nobody waits for let more come, so that a steady stream of calls
+// costs few turns of this thread.
+void AuditLog::Impl::wait_for_company(std::unique_lock<std::mutex>& lock) {
+  const auto came = Clock::now();
+  const auto urgent = [&] {
+    return stopping || hurry || state.durable < hurried_to || ring->used() > ring->capacity() / 2;
+  };
+  while (!urgent()) {
+    auto until = last_sync + options.pace;
+    if (awaiting_disk == 0) until = std::max(until, came + options.linger);
+    if (Clock::now() >= until) break;
+    writer_sleeps = Sleep::until_time;
+    work.wait_until(lock, until);
+  }
+  writer_sleeps = Sleep::no;
 }
 
 // Entries between head and the tail that was seen are the writer's: nobody
@@ -288,17 +341,27 @@ bool AuditLog::Impl::write_batch(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   ChainHead head = segments.head();
   lines.clear();
+  owed.clear();
   bool checkpoint = false;   // ends its batch: a segment can end there
-  while (position < until && lines.size() < kBatchBytes && !checkpoint)
-    checkpoint = add_line(head, ring->next(position).fields);
+  while (position < until && lines.size() < kBatchBytes && !checkpoint) {
+    const auto entry = ring->next(position);
+    if (!entry) break;
+    checkpoint = add_line(head, entry->kind, entry->bytes);
+  }
+  if (lines.empty()) {
+    lock.lock();
+    work.wait_for(lock, kUnfinishedPause);
+    return true;
+  }
   const auto written = segments.write(lines, head, !signer || ends_in_checkpoint);
   last_sync = Clock::now();
+  if (written) ring->release(position, head);
   lock.lock();
   if (!written) {
     broken(written.error());
     return false;
   }
-  ring->release(position, head);
+  for (const auto& [session, bytes] : owed) quotas.charge(session, bytes, last_sync);
   ends_in_checkpoint = checkpoint;
   if (checkpoint) {
     signed_head = head;
@@ -358,7 +421,10 @@ Result<void, Errno> AuditLog::Impl::wait_durable() {
   std::unique_lock lock(mutex);
   const std::uint64_t last = state.appended;
   const auto settled = [&] { return state.durable >= last || !state.writing || stalled; };
+  ++awaiting_disk;
+  if (!settled()) work.notify_one();
   if (!progress.wait_for(lock, options.durable_bound, settled)) stall(options.durable_bound);
+  --awaiting_disk;
   // INVARIANT: nothing but the disk's own word makes this true.
   if (state.durable >= last) return ok;
   return ++state.refused, Errno{EIO};
@@ -397,15 +463,19 @@ void AuditLog::Impl::checkpoint_if_due() {
 }
 
 // The line of the record after `head`. Returns whether it is a checkpoint.
-bool AuditLog::Impl::add_line(ChainHead& head, std::string_view fields) {
-  const bool checkpoint = signer && fields.ends_with(kCheckpointMember);
-  std::string with_signature;
-  if (checkpoint) {
-    with_signature = fields;
-    add_text(with_signature, "signature", signer->sign(Statement::checkpoint, head));
-    fields = with_signature;
+bool AuditLog::Impl::add_line(ChainHead& head, Ring::Kind kind, std::string_view bytes) {
+  const bool checkpoint = signer && kind == Ring::Kind::fields && bytes.ends_with(kCheckpointMember);
+  const std::size_t start = open_line(head, lines);
+  if (kind == Ring::Kind::fields) {
+    lines += ',';
+    lines += bytes;
+    if (checkpoint) add_text(lines, "signature", signer->sign(Statement::checkpoint, head));
+  } else if (!add_packed_members(lines, bytes)) {
+    add_text(lines, "operation", "audit-unreadable");   // its number stays taken
+  } else if (const std::size_t grown = lines.size() - start; grown > bytes.size() + kUnpaidBytes) {
+    owed.emplace_back(session_of_packed(bytes), grown - bytes.size());   // names that are escaped
   }
-  append_line(hasher, head, fields, lines);
+  close_line(hasher, head, start, lines);
   return checkpoint;
 }
 
@@ -444,11 +514,27 @@ Result<void> AuditLog::Impl::recover() {
   ChainHead head = segments.head();
   const std::uint64_t known = head.sequence;
   std::uint64_t last = known;
-  const auto add = [&](std::string_view fields) { add_line(head, fields); };
-  for (const auto& [sequence, fields] : found.entries) {
-    last = std::max(last, sequence);
-    if (sequence <= known) continue;
+  const auto add = [&](std::string_view fields) { add_line(head, Ring::Kind::fields, fields); };
+  const auto add_own = [&](const char* operation, std::string detail) {
+    Record record;
+    record.operation = operation;
+    record.detail = std::move(detail);
+    std::string fields;
+    add_time(fields, "time", wall_time());
+    add_members(fields, record, Members::all);
     add(fields);
+    spdlog::warn("audit log {}: {}", options.directory, record.detail);
+  };
+  for (const auto& entry : found.entries) {
+    last = std::max(last, entry.sequence);
+    if (entry.sequence <= known) continue;
+    // A line for each number: so who is killed right here takes none over twice.
+    if (!entry.finished) {
+      add_own("audit-unfinished", "a broker was killed while it made this record, and had not answered the operation");
+      ++report.unfinished;
+      continue;
+    }
+    add_line(head, entry.kind, entry.bytes);
     ++report.drained;
   }
   for (const auto& fold : found.folds) {
@@ -459,23 +545,25 @@ Result<void> AuditLog::Impl::recover() {
     ring->fold(fold.slot).written_as.store(head.sequence);  // should we be killed right here
     ++report.drained;
   }
+  // INVARIANT: the chain goes on over a kill, and says where it may have a gap.
+  report.killed = ring->in_use();
+  if (report.killed)
+    add_own("restart", "the broker before was killed (or the machine stopped) some time after record " +
+                           std::to_string(head.sequence) +
+                           "; what open files had read or written by then, and a change that was just being made, "
+                           "may be in no record");
   if (report.drained + report.torn + report.lost_after > 0 || !report.head_problem.empty()) {
-    Record record;
-    record.operation = "audit-recovered";
-    record.detail = std::to_string(report.drained) + " records taken over from a broker that was killed, " +
+    std::string detail = std::to_string(report.drained) + " records taken over from a broker that was killed, " +
                     std::to_string(report.torn) + " damaged pieces kept aside" +
                     (report.kept_aside.empty() ? "" : " in " + report.kept_aside);
     if (report.lost_after > 0)
-      record.detail += "; the log had lost its end, after record " + std::to_string(in_log);
-    if (!report.head_problem.empty()) record.detail += "; " + report.head_problem;
-    std::string fields;
-    add_time(fields, "time", wall_time());
-    add_members(fields, record, Members::all);
-    add(fields);
-    spdlog::warn("audit log {}: {}", options.directory, record.detail);
+      detail += "; the log had lost its end, after record " + std::to_string(in_log);
+    if (!report.head_problem.empty()) detail += "; " + report.head_problem;
+    add_own("audit-recovered", std::move(detail));
   }
   if (!lines.empty()) FBROKER_TRY_VOID(segments.write(lines, head));
   ring->reset(head);
+  ring->set_in_use(true);
   state.appended = state.durable = head.sequence;
   state.head = text_of(head.hash);
   state.segment = segments.name();
@@ -547,6 +635,7 @@ AuditLog::~AuditLog() {
   impl_->work.notify_all();
   impl_->progress.notify_all();
   impl_->writer.join();
+  impl_->ring->set_in_use(false);
 }
 
 Result<void, Errno> AuditLog::append(const Record& record) { return impl_->append(record); }

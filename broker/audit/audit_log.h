@@ -58,6 +58,7 @@ struct AuditOptions {
   std::chrono::milliseconds fold_window{1000};    // how long equal refusals are counted together; 0 = never
   std::uint64_t fold_limit = 10'000;              // repeats in one record at most
   std::chrono::milliseconds pace{5};              // least time between two fdatasync(2), unless the ring fills
+  std::chrono::milliseconds linger{20};           // how long records that nobody waits for let others come
   std::chrono::milliseconds retry{250};           // between attempts while the log cannot be written
   AuditQuota quota;
 
@@ -74,7 +75,9 @@ struct AuditOptions {
 
 // What open() found of a predecessor that did not end well.
 struct AuditRecovery {
+  bool killed = false;            // it did not come to an orderly end: the log says so in a "restart" record
   std::uint64_t drained = 0;      // records that were in its ring and not in the log
+  std::uint64_t unfinished = 0;   // records that it was just making; it had not answered for them
   std::uint64_t torn = 0;         // damaged pieces: kept aside, not in the log
   std::string kept_aside;         // the last file that holds such pieces
   std::uint64_t lost_after = 0;   // the log ends here, though more had been written; 0 = whole

@@ -71,15 +71,25 @@ HashText Hasher::hash(std::string_view bytes) {
 }
 
 void append_line(Hasher& hasher, ChainHead& head, std::string_view fields, std::string& out) {
-  const std::size_t start = out.size();
-  out += kBeforeSequence;
-  out += std::to_string(++head.sequence);
+  const std::size_t start = open_line(head, out);
   out += ',';
   out += fields;
+  close_line(hasher, head, start, out);
+}
+
+std::size_t open_line(const ChainHead& head, std::string& out) {
+  const std::size_t start = out.size();
+  char digits[20];
+  out += kBeforeSequence;
+  out.append(digits, std::to_chars(digits, digits + sizeof digits, head.sequence + 1).ptr);
+  return start;
+}
+
+void close_line(Hasher& hasher, ChainHead& head, std::size_t start, std::string& out) {
   out += kBeforePrev;
   out += text_of(head.hash);
   out += '"';
-  head.hash = hasher.hash(std::string_view(out).substr(start));
+  head = {head.sequence + 1, hasher.hash(std::string_view(out).substr(start))};
   out += kBeforeHash.substr(1);
   out += text_of(head.hash);
   out += kEnd;

@@ -56,6 +56,11 @@ class Hasher {
 // without a comma at either end.
 void append_line(Hasher& hasher, ChainHead& head, std::string_view fields, std::string& out);
 
+// The same in two steps, for whoever adds the members to `out` himself: each with
+// a comma before it. open_line() returns where the line begins.
+std::size_t open_line(const ChainHead& head, std::string& out);
+void close_line(Hasher& hasher, ChainHead& head, std::size_t start, std::string& out);
+
 // A line (without '\n') whose `hash` is right, cut into its parts; none when
 // the shape or the hash is wrong, whatever changed.
 struct ProvenLine {

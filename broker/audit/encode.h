@@ -1,5 +1,8 @@
 // Record -> JSON members. Written by hand, into a buffer that is kept: this
 // runs once per file operation, and a DOM would allocate for every member.
+//
+// And Record -> packed bytes, which is how it lies in the ring: who appends
+// copies what it has and no more, the JSON is the writer's work.
 #pragma once
 
 #include <chrono>
@@ -29,5 +32,14 @@ enum class Members { all, all_but_who };
 
 // Adds the record's members that are not empty, `repeated` excepted.
 void add_members(std::string& out, const Record& record, Members members);
+
+// All of a record and its time.
+std::size_t packed_size(const Record& record) noexcept;
+// Precondition: `out` has room for packed_size(record) bytes; all are written.
+void pack(const Record& record, WallTime time, char* out) noexcept;
+// Adds time and members of a record that was packed; false: these bytes are none.
+bool add_packed_members(std::string& out, std::string_view packed);
+// Whose record it is; "" where these bytes are none.
+std::string_view session_of_packed(std::string_view packed) noexcept;
 
 }  // namespace fbroker::audit

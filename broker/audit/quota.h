@@ -46,6 +46,11 @@ class Quotas {
     return Answer::no_and_say_so;
   }
 
+  // What was taken has turned out to be more.
+  void charge(const std::string& session, std::size_t bytes, Clock::time_point now) {
+    if (!session.empty()) find(session, now).bytes -= static_cast<double>(bytes);
+  }
+
   bool within(const std::string& session, Clock::time_point now) {
     Bucket& bucket = find(session, now);
     refill(bucket, now);

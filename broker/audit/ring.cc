@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <boost/crc.hpp>
+#include <zlib.h>
+
 #include <bit>
 #include <cstring>
 #include <new>
@@ -18,8 +19,9 @@ constexpr std::size_t kHeaderBytes = 4096;
 constexpr std::size_t kEntriesAt = kHeaderBytes + kFoldSlots * sizeof(FoldSlot);
 constexpr std::uint64_t kMagic = 0x3130676e69726266;   // "fbring01"
 constexpr std::uint32_t kReady = 0x79646572;
+constexpr std::uint32_t kReserved = 0x64767372;
 constexpr std::uint32_t kSkip = 0x70696b73;   // nothing from here to the ring's end
-
+constexpr std::uint32_t kInUse = 0x65737569;
 
 struct Checkpoint {
   std::uint64_t sequence;
@@ -44,27 +46,28 @@ struct Ring::Header {
   std::atomic<std::uint64_t> head;
   std::atomic<std::uint64_t> tail;
   std::atomic<std::uint32_t> current;   // which of the checkpoints is whole
-  std::uint32_t reserved;
+  std::atomic<std::uint32_t> in_use;    // 0 in a ring of before there was such a mark
   Checkpoint checkpoints[2];
 };
 
 struct Ring::EntryHeader {
   std::uint64_t sequence;
-  std::uint32_t length;                 // of the fields that follow
-  std::uint32_t checksum;               // of sequence and fields
+  std::uint32_t length;                 // of the bytes that follow
+  std::uint32_t checksum;               // of all but state
   std::atomic<std::uint32_t> state;
-  std::uint32_t reserved;
+  Kind kind;
 
-  static std::uint32_t sum(std::uint64_t sequence, std::string_view fields) {
-    return checksum_of(fields) ^ static_cast<std::uint32_t>(sequence * 0x9E3779B97F4A7C15u >> 32);
+  std::uint32_t sum() const noexcept {
+    const std::uint64_t mixed = (sequence + static_cast<std::uint64_t>(kind)) * 0x9E3779B97F4A7C15u;
+    return checksum_of(bytes()) ^ static_cast<std::uint32_t>(mixed >> 32);
   }
-  std::string_view fields() const { return {reinterpret_cast<const char*>(this + 1), length}; }
+  std::string_view bytes() const noexcept { return {reinterpret_cast<const char*>(this + 1), length}; }
+  char* begin() noexcept { return reinterpret_cast<char*>(this + 1); }
 };
 
 std::uint32_t checksum_of(std::string_view bytes) {
-  boost::crc_32_type crc;
-  crc.process_bytes(bytes.data(), bytes.size());
-  return crc.checksum();
+  return static_cast<std::uint32_t>(
+      ::crc32_z(0, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
 }
 
 Result<std::unique_ptr<Ring>> Ring::open(int directory, const char* name, std::size_t bytes) {
@@ -152,33 +155,59 @@ void Ring::reset(const ChainHead& checkpoint) {
   h.magic.store(kMagic, std::memory_order_release);   // last: now it is a ring
 }
 
-// INVARIANT: the tail moves last. Whoever is killed before that has not
-//   answered anybody; whoever is killed after has left a whole entry.
-bool Ring::push(std::uint64_t sequence, std::string_view fields) {
-  const std::size_t need = aligned(sizeof(EntryHeader) + fields.size());
-  std::uint64_t position = tail();
+bool Ring::in_use() const noexcept { return header().in_use.load() == kInUse; }
+void Ring::set_in_use(bool in_use) noexcept { header().in_use.store(in_use ? kInUse : 0); }
+
+// Where an entry of `need` bytes begins, and its position; nullptr: no room.
+Ring::EntryHeader* Ring::place(std::size_t need, std::uint64_t& position) noexcept {
+  position = tail();
   const std::size_t skip = need > room_to_end(position) ? room_to_end(position) : 0;
-  if (used() + skip + need > bytes_) return false;
+  if (used() + skip + need > bytes_) return nullptr;
   if (skip >= sizeof(EntryHeader))
-    new (at(position)) EntryHeader{0, 0, 0, {kSkip}, 0};
+    new (at(position)) EntryHeader{0, 0, 0, {kSkip}, Kind::fields};
   position += skip;
-  auto* const entry = new (at(position)) EntryHeader{
-      sequence, static_cast<std::uint32_t>(fields.size()), EntryHeader::sum(sequence, fields), {0}, 0};
-  std::memcpy(at(position) + sizeof(EntryHeader), fields.data(), fields.size());
-  entry->state.store(kReady, std::memory_order_release);
+  return reinterpret_cast<EntryHeader*>(at(position));
+}
+
+// INVARIANT: the tail moves after the number and the length are there, and the
+//   state last of all. So whatever lies before the tail can be walked, and who
+//   is killed before the state has not answered anybody.
+std::optional<Ring::Slot> Ring::reserve(std::uint64_t sequence, Kind kind, std::size_t size) {
+  std::uint64_t position = 0;
+  const std::size_t need = aligned(sizeof(EntryHeader) + size);
+  EntryHeader* entry = place(need, position);
+  if (entry == nullptr) return std::nullopt;
+  entry = new (entry) EntryHeader{sequence, static_cast<std::uint32_t>(size), 0, {kReserved}, kind};
+  header().tail.store(position + need, std::memory_order_release);
+  return Slot{entry, entry->begin()};
+}
+
+void Ring::commit(const Slot& slot) noexcept {
+  slot.entry->checksum = slot.entry->sum();
+  slot.entry->state.store(kReady, std::memory_order_release);
+}
+
+bool Ring::push(std::uint64_t sequence, std::string_view fields) {
+  std::uint64_t position = 0;
+  const std::size_t need = aligned(sizeof(EntryHeader) + fields.size());
+  EntryHeader* entry = place(need, position);
+  if (entry == nullptr) return false;
+  entry = new (entry)
+      EntryHeader{sequence, static_cast<std::uint32_t>(fields.size()), 0, {kReserved}, Kind::fields};
+  std::memcpy(entry->begin(), fields.data(), fields.size());
+  commit({entry, entry->begin()});
   header().tail.store(position + need, std::memory_order_release);
   return true;
 }
 
-Ring::Entry Ring::next(std::uint64_t& position) const {
-  const auto skipped = [&] {
-    return room_to_end(position) < sizeof(EntryHeader) ||
-           reinterpret_cast<const EntryHeader*>(at(position))->state.load() == kSkip;
-  };
-  if (skipped()) position += room_to_end(position);
-  const auto* const entry = reinterpret_cast<const EntryHeader*>(at(position));
-  position += aligned(sizeof(EntryHeader) + entry->length);
-  return {entry->sequence, entry->fields()};
+std::optional<Ring::Entry> Ring::next(std::uint64_t& position) const {
+  std::uint64_t from = position;
+  const auto state_at = [&] { return reinterpret_cast<const EntryHeader*>(at(from))->state.load(std::memory_order_acquire); };
+  if (room_to_end(from) < sizeof(EntryHeader) || state_at() == kSkip) from += room_to_end(from);
+  if (state_at() != kReady) return std::nullopt;
+  const auto* const entry = reinterpret_cast<const EntryHeader*>(at(from));
+  position = from + aligned(sizeof(EntryHeader) + entry->length);
+  return Entry{entry->sequence, entry->kind, entry->bytes()};
 }
 
 void Ring::release(std::uint64_t position, const ChainHead& checkpoint) {
@@ -201,14 +230,16 @@ Ring::Found Ring::find() const {
   return found;
 }
 
-const Ring::EntryHeader* Ring::valid_entry(std::uint64_t position, std::uint64_t tail) const {
+// Whole, or reserved and never finished; nullptr: neither.
+const Ring::EntryHeader* Ring::entry_at(std::uint64_t position, std::uint64_t tail) const {
   const std::uint64_t room = std::min<std::uint64_t>(room_to_end(position), tail - position);
   if (room < sizeof(EntryHeader)) return nullptr;
   const auto* const entry = reinterpret_cast<const EntryHeader*>(at(position));
-  if (entry->state.load(std::memory_order_acquire) != kReady) return nullptr;
+  const std::uint32_t state = entry->state.load(std::memory_order_acquire);
   if (entry->length > room - sizeof(EntryHeader)) return nullptr;
-  if (entry->checksum != EntryHeader::sum(entry->sequence, entry->fields())) return nullptr;
-  return entry;
+  if (entry->kind != Kind::fields && entry->kind != Kind::packed) return nullptr;
+  if (state == kReserved) return entry;
+  return state == kReady && entry->checksum == entry->sum() ? entry : nullptr;
 }
 
 bool Ring::sane() const noexcept {
@@ -216,7 +247,8 @@ bool Ring::sane() const noexcept {
 }
 
 // After a power loss any page may be old. So no entry is believed without its
-// checksum and a growing number; past a bad one we look on, word by word.
+// checksum and a growing number, and none to be unfinished but where the next
+// number is due; past a bad one we look on, word by word.
 void Ring::find_entries(Found& found) const {
   std::uint64_t position = head();
   const std::uint64_t end = tail();
@@ -227,10 +259,13 @@ void Ring::find_entries(Found& found) const {
   }
   std::uint64_t last = 0;
   bool in_torn_piece = false;
+  const auto due = [&](std::uint64_t number) { return last == 0 ? number > 0 : number == last + 1; };
   while (position < end) {
-    if (const EntryHeader* entry = valid_entry(position, end); entry && entry->sequence > last) {
+    const EntryHeader* const entry = entry_at(position, end);
+    const bool finished = entry && entry->state.load() == kReady;
+    if (entry && (finished ? entry->sequence > last : !in_torn_piece && due(entry->sequence))) {
       last = entry->sequence;
-      found.entries.emplace_back(last, std::string(entry->fields()));
+      found.entries.push_back({last, entry->kind, finished ? std::string(entry->bytes()) : "", finished});
       position += aligned(sizeof(EntryHeader) + entry->length);
       in_torn_piece = false;
       continue;

@@ -7,19 +7,23 @@
 // Invariants
 // - head <= tail; both count bytes since the file was made, modulo the ring's
 //   size gives the place. [head, tail) is what the log does not hold yet.
-// - An entry, a fold slot and a checkpoint become visible by one store that
+// - An entry, a fold slot and a checkpoint become valid by one store that
 //   comes last; a process can be killed between any two stores.
+// - Whoever reserved an entry fills it without a lock. Until then it stands in
+//   the ring with its number and its length: the writer waits for it, and a
+//   successor knows it for one whose process was killed before it answered.
 // - Space is allocated when the file is made: a full disk cannot turn a store
 //   into a SIGBUS.
-// Threads: none of its own; the caller holds one mutex over all calls, except
-// that the writer reads entries between head and tail without it.
+// Threads: reserve(), push() and fold() are called under one mutex of the
+// caller's. Without it: commit(), by whoever reserved; next() and release(), by
+// the one writer; what only looks at head and tail, by anybody.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,10 +56,20 @@ struct FoldSlot {
 static_assert(sizeof(FoldSlot) == 2048);
 
 class Ring {
+  struct EntryHeader;
+
  public:
+  // What an entry's bytes are: members of a line, or a packed record (encode.h).
+  enum class Kind : std::uint32_t { fields = 0, packed = 1 };
   struct Entry {
-    std::uint64_t sequence;
-    std::string_view fields;   // in the mapping; valid until release() passes it
+    std::uint64_t sequence = 0;
+    Kind kind = Kind::fields;
+    std::string_view bytes;    // in the mapping; valid until release() passes it
+  };
+  // A reserved entry. Its bytes are the caller's to fill, all of them.
+  struct Slot {
+    EntryHeader* entry;
+    char* bytes;
   };
   struct Pending {             // a repeat that its process could not write any more
     std::size_t slot;
@@ -63,8 +77,14 @@ class Ring {
     std::int64_t first_ns, last_ns;
     std::string members;
   };
+  struct FoundEntry {
+    std::uint64_t sequence;
+    Kind kind;
+    std::string bytes;
+    bool finished;             // false: reserved, and its process was killed before commit()
+  };
   struct Found {
-    std::vector<std::pair<std::uint64_t, std::string>> entries;
+    std::vector<FoundEntry> entries;
     std::vector<Pending> folds;
     std::string torn;          // bytes that should have been entries or slots and are not
     std::uint64_t torn_pieces = 0;
@@ -85,18 +105,27 @@ class Ring {
   // Empty, with this checkpoint.
   void reset(const ChainHead& checkpoint);
 
-  // False: no room now. Precondition: fields.size() <= max_fields().
+  // The next entry, to be filled and then committed; none: no room now.
+  // Precondition: size <= max_bytes().
+  std::optional<Slot> reserve(std::uint64_t sequence, Kind kind, std::size_t size);
+  static void commit(const Slot& slot) noexcept;
+  // Both at once, of members; nobody ever finds it unfinished. False: no room now.
   bool push(std::uint64_t sequence, std::string_view fields);
-  std::size_t max_fields() const noexcept { return bytes_ / 4; }
+  std::size_t max_bytes() const noexcept { return bytes_ / 4; }
+
+  // Whether a broker runs on this ring, or was killed while it did.
+  bool in_use() const noexcept;
+  void set_in_use(bool in_use) noexcept;
 
   std::uint64_t head() const noexcept;
   std::uint64_t tail() const noexcept;
   std::size_t used() const noexcept { return static_cast<std::size_t>(tail() - head()); }
   std::size_t capacity() const noexcept { return bytes_; }
 
-  // The entry at `position` and, in `position`, where the next begins.
-  // Precondition: head() <= position < tail(); pushed by this object.
-  Entry next(std::uint64_t& position) const;
+  // The entry at `position` and, in `position`, where the next begins; none (and
+  // `position` stays): it is not committed yet.
+  // Precondition: head() <= position < tail(); reserved or pushed by this object.
+  std::optional<Entry> next(std::uint64_t& position) const;
   // Everything before `position` is in the log, which stands at `checkpoint`.
   void release(std::uint64_t position, const ChainHead& checkpoint);
 
@@ -104,13 +133,13 @@ class Ring {
 
  private:
   struct Header;
-  struct EntryHeader;
+  EntryHeader* place(std::size_t need, std::uint64_t& position) noexcept;
   Ring(UniqueFd file, char* map, std::size_t map_bytes, std::size_t bytes);
   Header& header() const noexcept;
   bool sane() const noexcept;
   char* at(std::uint64_t position) const noexcept;
   std::size_t room_to_end(std::uint64_t position) const noexcept;
-  const EntryHeader* valid_entry(std::uint64_t position, std::uint64_t tail) const;
+  const EntryHeader* entry_at(std::uint64_t position, std::uint64_t tail) const;
   void find_entries(Found& found) const;
   void find_folds(Found& found) const;
 

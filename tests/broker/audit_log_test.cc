@@ -116,6 +116,11 @@ TEST_F(AuditLogTest, EveryMemberComesBackAsItWas) {
   record.bytes_read = 0;
   record.bytes_written = 1ull << 40;
   record.detail = "O_RDONLY";
+  record.host = "example.com";
+  record.address = "192.0.2.1";
+  record.port = 443;
+  record.milliseconds = 0;
+  record.repeated = 3;
   auto log = open();
   ASSERT_TRUE(log->append(record));
   ASSERT_TRUE(log->sync(kLong));
@@ -135,6 +140,47 @@ TEST_F(AuditLogTest, EveryMemberComesBackAsItWas) {
   EXPECT_EQ(r.bytes_read, 0u);
   EXPECT_EQ(r.bytes_written, 1ull << 40);
   EXPECT_EQ(r.detail, "O_RDONLY");
+  EXPECT_EQ(r.host, "example.com");
+  EXPECT_EQ(r.address, "192.0.2.1");
+  EXPECT_EQ(r.port, 443u);
+  EXPECT_EQ(r.milliseconds, 0u);
+  EXPECT_EQ(r.repeated, 3u);
+}
+
+TEST_F(AuditLogTest, WhoeverWaitsForTheDiskDoesNotWaitForCompany) {
+  options_.linger = 1h;
+  options_.durable_bound = kLong;
+  auto log = open();
+  ASSERT_TRUE(log->append(allowed("/a")));
+  EXPECT_TRUE(log->wait_durable());
+  EXPECT_EQ(log->status().durable, 1u);
+  ASSERT_TRUE(log->append(allowed("/b")));
+  EXPECT_TRUE(log->sync(kLong));
+  EXPECT_EQ(log->status().durable, 2u);
+}
+
+TEST_F(AuditLogTest, WhatNobodyWaitsForIsWrittenByItself) {
+  options_.pace = AuditOptions().pace;
+  auto log = open();
+  for (std::uint64_t i = 1; i <= 5; ++i) {
+    ASSERT_TRUE(log->append(allowed("/f")));
+    const auto end = std::chrono::steady_clock::now() + kLong;
+    while (log->status().durable < i && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(1ms);
+    ASSERT_EQ(entries().size(), i);
+  }
+}
+
+TEST_F(AuditLogTest, ARecordThatNoReaderWouldAcceptIsRefusedAndTheLogStaysWhole) {
+  options_.ring_bytes = 16u << 20;
+  auto log = open();
+  Record record = allowed("/a");
+  record.detail = std::string(200u << 10, '\x01');   // six bytes for each in the line
+  EXPECT_FALSE(log->append(record));
+  record.detail = std::string(200u << 10, 'a');
+  EXPECT_TRUE(log->append(record));
+  log.reset();
+  EXPECT_EQ(entries().size(), 1u);
+  EXPECT_FALSE(verified().bad);
 }
 
 TEST_F(AuditLogTest, ALineHoldsNoByteThatSteersATerminal) {
@@ -164,6 +210,48 @@ TEST_F(AuditLogTest, EightThreadsLoseNothing) {
   for (const Entry& entry : entries()) paths.insert(entry.record.path);
   EXPECT_EQ(paths.size(), 4000u);
   EXPECT_FALSE(verified().bad);
+}
+
+// Callers that reserve and fill their entries at the same time, on a ring that
+// goes round many times; what is counted and who syncs goes between.
+TEST_F(AuditLogTest, EachProducersRecordsAreThereOnceAndInItsOrder) {
+  constexpr int kProducers = 6, kEach = 800;
+  options_.ring_bytes = 64u << 10;
+  options_.fold_window = 1ms;
+  auto log = open();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kProducers; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kEach; ++i) {
+        Record record = allowed("/" + std::to_string(i));
+        record.pid = static_cast<std::uint32_t>(t + 1);
+        record.detail = std::string(static_cast<std::size_t>(i * 37 % 900), static_cast<char>('a' + t));
+        EXPECT_TRUE(log->append(record));
+        EXPECT_TRUE(i % 10 != 0 || log->append(denied("/.env" + std::to_string(t))));
+        EXPECT_TRUE(i % 200 != 0 || log->sync(kLong));
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_TRUE(log->sync(kLong));
+  EXPECT_EQ(log->status().durable, log->status().appended);
+  log.reset();
+  std::map<std::uint32_t, int> next;
+  std::uint64_t refusals = 0;
+  for (const Entry& entry : entries()) {
+    const Record& r = entry.record;
+    if (r.decision == "deny") {
+      refusals += r.repeated;
+      continue;
+    }
+    const int i = next[r.pid]++;
+    ASSERT_EQ(r.path, "/" + std::to_string(i)) << "lost, doubled or out of order";
+    ASSERT_EQ(r.detail, std::string(static_cast<std::size_t>(i * 37 % 900), static_cast<char>('a' + r.pid - 1)));
+  }
+  ASSERT_EQ(next.size(), std::size_t{kProducers});
+  for (const auto& [producer, count] : next) EXPECT_EQ(count, kEach) << producer;
+  EXPECT_EQ(refusals, std::uint64_t{kProducers} * kEach / 10);
+  const Verdict verdict = verified();
+  EXPECT_FALSE(verdict.bad) << verdict.bad->what;
 }
 
 TEST_F(AuditLogTest, AFullRingMakesCallersWaitAndLosesNothing) {
@@ -321,6 +409,24 @@ TEST_F(AuditLogTest, ASessionOverItsQuotaIsRefusedAlone) {
   EXPECT_GE(notes, 1u);
 }
 
+// A name of control characters takes six times as much of the disk.
+TEST_F(AuditLogTest, ASessionPaysForWhatItsNamesBecomeInTheLog) {
+  options_.quota.bytes_per_second = 0;
+  options_.quota.bytes_burst = 100'000;
+  options_.fold_window = 0ms;
+  for (const bool escaped : {false, true}) {
+    fs::remove_all(options_.directory);
+    auto log = open();
+    int accepted = 0;
+    for (; accepted < 100; ++accepted) {
+      if (!log->append(denied("/" + std::string(4000, escaped ? '\x01' : 'a')))) break;
+      ASSERT_TRUE(log->sync(kLong));
+    }
+    if (escaped) EXPECT_LE(accepted, 5);
+    else EXPECT_GE(accepted, 20);
+  }
+}
+
 TEST_F(AuditLogTest, WhatWasDoneAfterReadyIsRecordedThoughTheQuotaWentMeanwhile) {
   options_.quota.records_per_second = 0;
   options_.quota.records_burst = 10;
@@ -391,6 +497,119 @@ TEST_F(AuditLogTest, TheSuccessorOfAKilledBrokerFindsEveryAcknowledgedRecord) {
     EXPECT_FALSE(verdict.bad) << verdict.bad->what;
   }
   EXPECT_GT(drained, 0u) << "no kill met a record that was in the ring alone";
+}
+
+// As append_until_killed(), with several threads: how many answers each had.
+std::vector<std::size_t> append_from_threads_until_killed(const AuditOptions& options, std::size_t threads,
+                                                          std::size_t at_least) {
+  int ends[2];
+  if (::pipe(ends) != 0) return {};
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    auto log = AuditLog::open(options);
+    if (!log) ::_exit(1);
+    std::vector<std::thread> producers;
+    for (std::size_t t = 0; t < threads; ++t)
+      producers.emplace_back([&, t] {
+        for (int i = 0;; ++i) {
+          Record record;
+          record.session = "web-1";
+          record.operation = "open";
+          record.path = "/" + std::to_string(i);
+          record.decision = "allow";
+          record.pid = static_cast<std::uint32_t>(t + 1);
+          if (!(*log)->append(record)) ::_exit(2);
+          const char who = static_cast<char>(t);
+          if (::write(ends[1], &who, 1) != 1) ::_exit(3);
+        }
+      });
+    for (auto& producer : producers) producer.join();
+  }
+  ::close(ends[1]);
+  std::vector<std::size_t> acknowledged(threads);
+  std::size_t all = 0;
+  char buffer[4096];
+  for (ssize_t got; (got = ::read(ends[0], buffer, sizeof buffer)) > 0;) {
+    for (ssize_t i = 0; i < got; ++i) ++acknowledged[static_cast<std::size_t>(buffer[i])];
+    const std::size_t before = all;
+    all += static_cast<std::size_t>(got);
+    if (before < at_least && all >= at_least) ::kill(child, SIGKILL);
+  }
+  ::close(ends[0]);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFSIGNALED(status)) << "exit " << WEXITSTATUS(status);
+  return acknowledged;
+}
+
+TEST_F(AuditLogTest, TheSuccessorFindsEveryProducersAnsweredRecordsInItsOrder) {
+  constexpr std::size_t kProducers = 4;
+  options_.ring_bytes = 64u << 10;
+  for (std::size_t run = 0; run < 10; ++run) {
+    fs::remove_all(options_.directory);
+    options_.pace = run % 2 == 0 ? 0ms : 5ms;
+    const auto acknowledged = append_from_threads_until_killed(options_, kProducers, 300 + run * 211);
+    {
+      auto log = open();
+      ASSERT_TRUE(log);
+      EXPECT_EQ(log->status().recovery.torn, 0u) << "a kill damages nothing";
+    }
+    std::map<std::uint32_t, std::size_t> found;
+    for (const Entry& entry : entries()) {
+      if (entry.record.operation != "open") continue;
+      EXPECT_EQ(entry.record.path, "/" + std::to_string(found[entry.record.pid]++)) << "lost, doubled or out of order";
+    }
+    for (std::size_t t = 0; t < kProducers; ++t) {
+      EXPECT_GE(found[static_cast<std::uint32_t>(t + 1)], acknowledged[t]);
+      EXPECT_LE(found[static_cast<std::uint32_t>(t + 1)], acknowledged[t] + 1);
+    }
+    const Verdict verdict = verified();
+    EXPECT_FALSE(verdict.bad) << verdict.bad->what;
+  }
+}
+
+TEST_F(AuditLogTest, AKillIsStatedOnceAndTheChainGoesOnOverIt) {
+  const auto restarts = [&] {
+    std::vector<Entry> all = entries();
+    std::erase_if(all, [](const Entry& entry) { return entry.record.operation != "restart"; });
+    return all;
+  };
+  for (std::size_t kills = 1; kills <= 2; ++kills) {
+    (void)append_until_killed(options_, false, 150);
+    // The second child was the first kill's successor.
+    EXPECT_EQ(restarts().size(), kills - 1);
+  }
+  for (const bool killed : {true, false, false}) {
+    auto log = open();
+    ASSERT_TRUE(log);
+    EXPECT_EQ(log->status().recovery.killed, killed);
+    ASSERT_TRUE(log->append(allowed("/after")));
+  }
+  const auto stated = restarts();
+  ASSERT_EQ(stated.size(), 2u) << "an orderly end leaves none";
+  for (const Entry& entry : stated) {
+    EXPECT_TRUE(entry.record.session.empty());
+    EXPECT_THAT(entry.record.detail, HasSubstr("killed"));
+    EXPECT_THAT(entry.record.detail, HasSubstr("after record " + std::to_string(entry.sequence - 1) + ";"))
+        << "it comes right after the last that was taken over";
+  }
+  const Verdict verdict = verified();
+  EXPECT_FALSE(verdict.bad) << verdict.bad->what;
+}
+
+TEST_F(AuditLogTest, ABrokerThatEndedInOrderIsNotSaidToHaveBeenKilledThoughItsLogCouldNotBeWritten) {
+  {
+    auto log = open();
+    fs::rename(segment(), segment("elsewhere"));
+    ASSERT_TRUE(log->append(allowed("/kept")));
+    (void)log->sync(100ms);
+  }
+  fs::rename(segment("elsewhere"), segment());
+  { auto log = open(); ASSERT_TRUE(log); EXPECT_FALSE(log->status().recovery.killed); }
+  std::vector<std::string> operations;
+  for (const Entry& entry : entries()) operations.push_back(entry.record.operation);
+  EXPECT_THAT(operations, testing::ElementsAre("open", "audit-recovered"));
 }
 
 TEST_F(AuditLogTest, TheSuccessorFindsRepeatsThatWereOnlyCounted) {

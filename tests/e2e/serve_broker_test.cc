@@ -100,6 +100,36 @@ TEST_P(ServeBroker, AKilledBrokersSuccessorKeepsGrantsAndDenies) {
   EXPECT_EQ(home->fbroker({"audit", "verify", "--dir", home->audit_dir("default").string()}).status, 0);
 }
 
+TEST_P(ServeBroker, TheLogStatesAKillOnceAndAnOrderlyEndNot) {
+  const auto log = [&](const std::string& what, std::vector<std::string> options) {
+    options.insert(options.begin(), {"audit", what, "--dir", home->audit_dir("default").string()});
+    return home->fbroker(options);
+  };
+  const auto records_of = [&](const std::string& operation) {
+    const std::string text = home->shell("cat " + home->audit_dir("default").string() + "/*.jsonl").out;
+    std::size_t count = 0;
+    for (std::size_t at = 0; (at = text.find("\"operation\":\"" + operation + '"', at)) != text.npos; ++at) ++count;
+    return count;
+  };
+  {
+    Process broker = serve();
+    for (int i = 0; i < 20; ++i) ASSERT_EQ(get("/a"), "content");
+    broker.signal(SIGKILL);   // with records in the ring alone
+    broker.wait();
+  }
+  for (int orderly = 0; orderly < 2; ++orderly) {
+    Process broker = serve();
+    EXPECT_EQ(records_of("restart"), 1u) << "it is there before the successor answers";
+    EXPECT_EQ(records_of("open"), 20u) << "what was answered is in no log";
+    broker.signal(SIGTERM);
+    EXPECT_EQ(broker.wait(20s), 0) << broker.errors();
+  }
+  EXPECT_EQ(records_of("restart"), 1u);
+  const Output verified = log("verify", {});
+  EXPECT_EQ(verified.status, 0) << verified.out << verified.err;
+  EXPECT_TRUE(has(log("search", {"--op", "restart"}).out, "killed"));
+}
+
 TEST_P(ServeBroker, ASecondBrokerOnALiveSocketIsRefusedAndTheFirstGoesOn) {
   Process broker = serve();
   const Output second = home->fbroker({"serve"});
