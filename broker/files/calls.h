@@ -3,11 +3,14 @@
 // (Private to broker/files.)
 #pragma once
 
+#include <fcntl.h>
+
 #include <array>
 #include <cstddef>
 #include <string_view>
 #include <type_traits>
 
+#include "broker/files/descriptor_name.h"
 #include "broker/files/local_file_service.h"
 #include "policy/model.h"
 
@@ -83,5 +86,13 @@ auto LocalFileService::holding_names(const protocol::Caller& caller, Call call, 
 
 // The name by which a descriptor can be named to calls that take only names.
 inline std::string proc_name(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+
+// Opens the very file that `fd` (O_PATH) holds.
+inline Result<UniqueFd, Errno> reopen(int fd, int flags) {
+  const DescriptorName name(fd);
+  UniqueFd opened(::openat(name.directory(), name.name(), flags | O_CLOEXEC));
+  if (!opened) return Errno::last();
+  return opened;
+}
 
 }  // namespace fbroker::broker

@@ -17,6 +17,7 @@
 #include <set>
 #include <sstream>
 
+#include "broker/files/descriptor_name.h"
 #include "broker/files/file_stat.h"
 #include "policy/base/unique_fd.h"
 
@@ -67,8 +68,8 @@ HostLocation HostLocation::parent() const {
 
 std::string kernel_name(int fd) {
   std::array<char, PATH_MAX + 16> name{};
-  const std::string link = "/proc/self/fd/" + std::to_string(fd);
-  const ssize_t size = ::readlink(link.c_str(), name.data(), name.size());
+  const DescriptorName link(fd);
+  const ssize_t size = ::readlinkat(link.directory(), link.name(), name.data(), name.size());
   // A name that fills the buffer may be cut off: better none.
   if (size <= 0 || static_cast<std::size_t>(size) == name.size()) return "";
   return std::string(name.data(), static_cast<std::size_t>(size));

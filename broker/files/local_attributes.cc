@@ -85,9 +85,9 @@ Result<LocalFileService::Subject, Errno> LocalFileService::subject(const Gate& g
   }
   FBROKER_TRY(subject.decided, permit(gate, ref.path));
   if (subject.decided.on == nullptr) return Errno{EROFS};
-  FBROKER_TRY(const Found found, find_existing(gate, subject.decided, ref.expect));
+  FBROKER_TRY(Found found, pin_down(gate, subject.decided, ref.expect));
   FBROKER_TRY_VOID(refuse_revoked(gate, subject.decided, *found.stat));
-  FBROKER_TRY(subject.pinned, pin_down(gate, subject.decided, found));
+  subject.pinned = std::move(found.pinned);
   subject.stat = *found.stat;
   subject.directory = found.directory.identity;
   return subject;

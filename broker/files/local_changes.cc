@@ -134,16 +134,17 @@ Result<Lookup, Errno> LocalFileService::mkdir(const Caller& caller, const Worksp
 Result<Lookup, Errno> LocalFileService::make_directory(const Gate& gate, const WorkspacePath& path,
                                                        std::uint32_t permissions) {
   FBROKER_TRY(const Decided decided, permit_new(gate, path));
+  const ActAs as(decided.on->owner());
   FBROKER_TRY(const Found before, find(gate, decided));
   if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
   FileStat made;
   const auto outcome = [&]() -> Result<void, Errno> {
-    const ActAs as(decided.on->owner());
     const int parent = before.place.directory.get();
     const char* name = before.place.name.c_str();
     FBROKER_TRY_VOID(result_of(::mkdirat(parent, name, 0700)));
     FBROKER_TRY(const UniqueFd fd, decided.on->open_child(parent, name, O_PATH | O_DIRECTORY));
-    FBROKER_TRY_VOID(result_of(::chmod(proc_name(fd.get()).c_str(), permissions & 0777)));
+    const DescriptorName self(fd.get());
+    FBROKER_TRY_VOID(result_of(::fchmodat(self.directory(), self.name(), permissions & 0777, 0)));
     FBROKER_TRY(made, stat_of(fd.get()));
     return ok;
   }();
@@ -196,7 +197,7 @@ Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRe
                                                   const WorkspacePath& added) {
   FBROKER_TRY(const Decided source, permit(gate, existing.path, Operation::list));
   FBROKER_TRY(const Decided decided, permit_new(gate, added));
-  FBROKER_TRY(const Found from, find_existing(gate, source, existing.expect));
+  FBROKER_TRY(const Found from, pin_down(gate, source, existing.expect));
   const RecordWords words{.target = added.bytes()};
   if (!from.stat->is_regular()) return Errno{EPERM};
   if (source.on != decided.on) return Errno{EXDEV};
@@ -214,16 +215,16 @@ Result<Lookup, Errno> LocalFileService::make_link(const Gate& gate, const FileRe
       return refuse_for_git(gate, decided, Errno{EPERM}, words);
   FBROKER_TRY(const Found before, find(gate, decided));
   if (before.hidden != nullptr || before.stat) return Errno{EEXIST};
-  FBROKER_TRY(const UniqueFd fd, pin_down(gate, source, from));
+  const DescriptorName itself(from.pinned.get());
   const auto outcome = [&] {
     const ActAs as(decided.on->owner());
     // By descriptor, so that it is the file that was decided on.
-    return result_of(::linkat(AT_FDCWD, proc_name(fd.get()).c_str(), before.place.directory.get(),
+    return result_of(::linkat(itself.directory(), itself.name(), before.place.directory.get(),
                               before.place.name.c_str(), AT_SYMLINK_FOLLOW));
   }();
   if (outcome) {
     links_.add(existing.path, added);
-    const auto now = stat_of(fd.get());
+    const auto now = stat_of(from.pinned.get());
     tell_own_change(gate, added, before.directory.identity, now ? &*now : nullptr);
     tell_own_change(gate, existing.path, from.directory.identity, now ? &*now : nullptr);
   }
@@ -254,11 +255,12 @@ Result<void, Errno> LocalFileService::remove(const Gate& gate, const WorkspacePa
     return refuse(gate, decided, Operation::delete_, found ? Errno{EACCES} : found.error());
   }
   if (holds_fixed(gate, path)) return refuse(gate, decided, Operation::delete_, Errno{EBUSY});
+  if (decided.on == nullptr) return Errno{ENOENT};
+  const ActAs as(decided.on->owner());
   FBROKER_TRY(const Found found, find_existing(gate, decided));
   if (found.stat->is_directory() != directory) return Errno{directory ? ENOTDIR : EISDIR};
   const bool persons = directory && !is_created(gate, path);
   const auto outcome = [&] {
-    const ActAs as(decided.on->owner());
     return result_of(::unlinkat(found.place.directory.get(), found.place.name.c_str(),
                                 directory ? AT_REMOVEDIR : 0));
   }();
@@ -290,6 +292,8 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
   const Decided source = decide(gate, from);
   const Decided target = decide(gate, to);
   if (!source.visible()) return refuse(gate, source, Operation::delete_, Errno{ENOENT}, words);
+  if (source.on == nullptr) return Errno{ENOENT};
+  const ActAs as(source.on->owner());
   FBROKER_TRY(const Found moving, find_existing(gate, source));
   if (from == to && (flags & RENAME_NOREPLACE) != 0) return Errno{EEXIST};
   if (from == to) return ok;
@@ -307,7 +311,6 @@ Result<void, Errno> LocalFileService::rename_locked(const Gate& gate, const Work
 
   const bool was_created = is_created(gate, from);
   const auto outcome = [&] {
-    const ActAs as(source.on->owner());
     return result_of(::renameat2(moving.place.directory.get(), moving.place.name.c_str(),
                                  there.place.directory.get(), there.place.name.c_str(), flags));
   }();

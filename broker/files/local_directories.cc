@@ -80,13 +80,11 @@ Result<Opened, Errno> LocalFileService::open_listing(const Gate& gate, const Fil
   made->peer_pid = gate.caller.peer_pid;
   made->path = ref.path;
   Opened opened;
-  auto found = find_existing(gate, decided, ref.expect);
+  auto found = pin_down(gate, decided, ref.expect);
   if (found) {
     if (!found->stat->is_directory()) return Errno{ENOTDIR};
-    FBROKER_TRY(const UniqueFd pinned, pin_down(gate, decided, *found));
     const ActAs as(decided.on->owner());
-    made->fd = UniqueFd(::open(proc_name(pinned.get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!made->fd) return Errno::last();
+    FBROKER_TRY(made->fd, reopen(found->pinned.get(), O_RDONLY | O_DIRECTORY));
     made->on = gate.exports().share(decided.on);
     opened.attributes = attributes(decided, *found->stat);
     opened.lifetime = found->lifetime;
@@ -125,6 +123,8 @@ Result<DirectoryPage, Errno> LocalFileService::read_directory(const Caller& call
   }
   const std::size_t wanted = std::clamp<std::size_t>(max_entries, 1, kMaxPage);
   std::size_t at = position;
+  std::optional<ActAs> as;   // once for the page
+  if (directory->on) as.emplace(directory->on->owner());
   for (; at < directory->listing.size() && page.entries.size() < wanted; ++at)
     if (auto shown = entry(gate, *directory, directory->listing[at]))
       page.entries.push_back(std::move(*shown));
@@ -172,7 +172,7 @@ std::optional<DirectoryEntry> LocalFileService::entry(const Gate& gate, const Ha
     if (!found || !found->attributes) return std::nullopt;
     return DirectoryEntry{listed.name, *found->attributes};
   }
-  const ActAs as(directory.on->owner());
+  const ActAs as(directory.on->owner());   // within the page's own
   const auto stat = stat_at(directory.fd.get(), listed.name.c_str());
   if (!stat || why_hidden(gate, decided, *stat) != nullptr) return std::nullopt;
   return DirectoryEntry{listed.name, attributes(decided, *stat)};

@@ -89,6 +89,7 @@ bool LocalFileService::Claims::has(std::string_view grant) const {
 
 bool LocalFileService::use_up(const std::vector<Pin>& used) {
   bool kept = true;
+  const ActAsItself itself;   // where grants are kept is the broker's own
   if (options_.on_grant_used)
     for (const Pin& pin : used) kept = options_.on_grant_used(pin.grant) && kept;
   return kept;

@@ -196,6 +196,7 @@ class LocalFileService final : public protocol::FileService {
     FileStat directory;              // that holds it
     std::optional<FileStat> stat;    // none: nothing, or nothing that is shown
     const char* hidden = nullptr;    // why it is not shown: "own-files", "submount", …
+    UniqueFd pinned;                 // O_PATH, where it was asked for: `stat` is of this very file
     protocol::Lifetime lifetime = protocol::Lifetime::none;
   };
 
@@ -262,12 +263,19 @@ class LocalFileService final : public protocol::FileService {
   std::shared_ptr<const std::vector<WorkspacePath>> own_paths(const Gate& gate);
 
   // --- What is there (local_names.cc)
-  Result<Found, Errno> find(const Gate& gate, const Decided& decided);
+  enum class Pinned { no, yes };
+  Result<Found, Errno> find(const Gate& gate, const Decided& decided, Pinned pinned = Pinned::no);
   // The same; nothing there is ENOENT, hidden too (with a record), another
   // file than expected ESTALE.
   Result<Found, Errno> find_existing(const Gate& gate, const Decided& decided,
-                                     const protocol::FileIdentity& expect = {});
-  Result<UniqueFd, Errno> pin_down(const Gate& gate, const Decided& decided, const Found& found);
+                                     const protocol::FileIdentity& expect = {},
+                                     Pinned pinned = Pinned::no);
+  // The same, held by a descriptor that can neither read nor write (O_PATH):
+  // what is done next is done to this file or to none.
+  Result<Found, Errno> pin_down(const Gate& gate, const Decided& decided,
+                                const protocol::FileIdentity& expect = {}) {
+    return find_existing(gate, decided, expect, Pinned::yes);
+  }
   Result<protocol::Lookup, Errno> answer_lookup(const Gate& gate, const Decided& decided);
   protocol::Lifetime watch(const Export& on, int directory, const FileStat& stat,
                            const WorkspacePath& as);

@@ -49,7 +49,8 @@ Lifetime LocalFileService::watch(const Export& on, int directory, const FileStat
 }
 
 // Watches before it looks, so that no change falls between the two.
-Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, const Decided& decided) {
+Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, const Decided& decided,
+                                                              Pinned pinned) {
   const Export& on = *decided.on;
   const WorkspacePath& path = decided.path;
   Found found;
@@ -71,7 +72,15 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, 
   found.lifetime =
       watch(on, found.place.directory.get(), found.directory, inside ? path.parent() : path);
 
-  auto stat = stat_at(found.place.directory.get(), found.place.name.c_str());
+  const char* const name = found.place.name.c_str();
+  if (pinned == Pinned::yes) {
+    auto opened = on.open_child(parent, name, O_PATH | O_NOFOLLOW);
+    if (!opened && opened.error().value == ENOENT) return found;
+    // Another mount's root is looked at, and hidden, by its name.
+    if (!opened && opened.error().value != EXDEV) return opened.error();
+    if (opened) found.pinned = std::move(*opened);
+  }
+  auto stat = found.pinned ? stat_of(found.pinned.get()) : stat_at(parent, name);
   if (!stat && stat.error().value == ENOENT) return found;
   if (!stat) return stat.error();
   found.hidden = why_hidden(gate, decided, *stat);
@@ -79,14 +88,17 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, 
       is_other_spelling(parent, found.place.name))
     found.hidden = "folds-case";
   if (found.hidden != nullptr) return found;
+  if (pinned == Pinned::yes && !found.pinned) return Errno{EXDEV};
   found.stat = *stat;
 
   // A directory's own times change with its entries, which only a watch on
   // itself can tell; a file with a second name, with a watch on every name.
   if (found.stat->is_directory() && inside) {
-    const auto self = on.open_child(found.place.directory.get(), found.place.name.c_str(),
-                                    O_PATH | O_DIRECTORY);
-    found.lifetime = shorter(found.lifetime, self ? watch(on, self->get(), *found.stat, path)
+    UniqueFd opened;
+    if (!found.pinned)
+      if (auto self = on.open_child(parent, name, O_PATH | O_DIRECTORY)) opened = std::move(*self);
+    const UniqueFd& self = found.pinned ? found.pinned : opened;
+    found.lifetime = shorter(found.lifetime, self ? watch(on, self.get(), *found.stat, path)
                                                   : Lifetime::none);
   }
   // Nobody is told of a name that may be one of those (http: event_lines).
@@ -98,9 +110,9 @@ Result<LocalFileService::Found, Errno> LocalFileService::find(const Gate& gate, 
 }
 
 Result<LocalFileService::Found, Errno> LocalFileService::find_existing(
-    const Gate& gate, const Decided& decided, const protocol::FileIdentity& expect) {
+    const Gate& gate, const Decided& decided, const protocol::FileIdentity& expect, Pinned pinned) {
   if (decided.on == nullptr) return Errno{ENOENT};
-  auto found = find(gate, decided);
+  auto found = find(gate, decided, pinned);
   if (!found) {
     if (found.error().value != EXDEV) return found.error();
     Decided hidden = decided;
@@ -115,18 +127,6 @@ Result<LocalFileService::Found, Errno> LocalFileService::find_existing(
   if (!found->stat) return Errno{ENOENT};
   if (!expect.any() && found->stat->identity != expect) return Errno{ESTALE};
   return found;
-}
-
-// The file that was found, held by a descriptor that can neither read nor write
-// (O_PATH): what is done next is done to this file or to none.
-Result<UniqueFd, Errno> LocalFileService::pin_down(const Gate&, const Decided& decided,
-                                                   const Found& found) {
-  const ActAs as(decided.on->owner());
-  FBROKER_TRY(UniqueFd fd, decided.on->open_child(found.place.directory.get(),
-                                                  found.place.name.c_str(), O_PATH | O_NOFOLLOW));
-  FBROKER_TRY(const FileStat stat, stat_of(fd.get()));
-  if (stat.identity != found.stat->identity) return Errno{ESTALE};
-  return fd;
 }
 
 Result<Lookup, Errno> LocalFileService::lookup(const Caller& caller, const WorkspacePath& path) {
@@ -196,10 +196,9 @@ Result<std::string, Errno> LocalFileService::readlink(const Caller& caller, cons
   const Gate gate = enter(caller, Call::readlink);
   FBROKER_TRY_VOID(session_.audit.ready(session_.name));
   FBROKER_TRY(const Decided decided, permit(gate, ref.path));
-  FBROKER_TRY(const Found found, find_existing(gate, decided, ref.expect));
+  FBROKER_TRY(const Found found, pin_down(gate, decided, ref.expect));
   if (!found.stat->is_symlink()) return Errno{EINVAL};
-  FBROKER_TRY(const UniqueFd fd, pin_down(gate, decided, found));
-  FBROKER_TRY(std::string target, read_link(fd.get()));
+  FBROKER_TRY(std::string target, read_link(found.pinned.get()));
   FBROKER_TRY_VOID(record(gate, decided, Operation::read, 0, {.target = target}));
   return target;
 }
@@ -327,10 +326,9 @@ Result<WorkspacePath, Errno> LocalFileService::resolve(const Caller& caller, std
 // Errors: EINVAL for what is no link, or none that this session may read.
 Result<std::string, Errno> LocalFileService::link_target(const Gate& gate, const Decided& decided) {
   if (!decided.allows(Operation::read) || decided.on == nullptr) return Errno{EINVAL};
-  const auto found = find(gate, decided);
+  const auto found = find(gate, decided, Pinned::yes);
   if (!found || !found->stat || !found->stat->is_symlink()) return Errno{EINVAL};
-  FBROKER_TRY(const UniqueFd fd, pin_down(gate, decided, *found));
-  return read_link(fd.get());
+  return read_link(found->pinned.get());
 }
 
 }  // namespace fbroker::broker

@@ -106,6 +106,7 @@ Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRe
   if (decided.on == nullptr)
     return Errno{gate.exports().leads_to_export(ref.path) ? EISDIR : may_create ? EROFS : ENOENT};
 
+  const ActAs as(decided.on->owner());   // once, for all that follows
   const bool creates = may_create && decided.allows(Operation::create);
   if (creates) needed.add(Operation::create);
   FBROKER_TRY(used, claim(gate, decided, needed));
@@ -134,34 +135,36 @@ Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRe
 // all, and nothing can be put in the file's place in between.
 Result<LocalFileService::Opening, Errno> LocalFileService::open_existing(
     const Gate& gate, const Decided& decided, int flags, const protocol::FileIdentity& expect) {
-  FBROKER_TRY(const Found found, find_existing(gate, decided, expect));
+  FBROKER_TRY(const Found found, pin_down(gate, decided, expect));
   if (found.stat->is_symlink()) return Errno{ELOOP};
   if (found.stat->is_directory()) return Errno{EISDIR};
-  FBROKER_TRY(const UniqueFd pinned, pin_down(gate, decided, found));
+  const int pinned = found.pinned.get();
   if (writes(flags)) FBROKER_TRY_VOID(refuse_revoked(gate, decided, *found.stat));
   // ATTACK: writing to a set-id file would put words into its owner's mouth.
   if (writes(flags) && found.stat->is_set_id())
     return refuse(gate, decided, Operation::write, Errno{EACCES}, {.detail = "set-id file"});
   std::unique_lock<std::mutex> vetting;
   if ((flags & O_TRUNC) != 0) {
-    FBROKER_TRY(vetting, vet_size(gate, decided, pinned.get(), 0));
+    FBROKER_TRY(vetting, vet_size(gate, decided, pinned, 0));
   }
   Opening opening;
   const ActAs as(decided.on->owner());
   const int access = flags & kPassedOn;
-  opening.fd = UniqueFd(::open(proc_name(pinned.get()).c_str(),
-                               access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  if (!opening.fd) return Errno::last();
+  FBROKER_TRY(opening.fd, reopen(pinned, access | O_NONBLOCK | O_NOCTTY));
   if ((flags & O_TRUNC) != 0) {
     // With O_RDONLY the descriptor itself cannot truncate.
     const bool by_name = (flags & O_ACCMODE) == O_RDONLY;
-    const int done = by_name ? ::truncate(proc_name(pinned.get()).c_str(), 0)
+    const int done = by_name ? ::truncate(proc_name(pinned).c_str(), 0)
                              : ::ftruncate(opening.fd.get(), 0);
     if (done != 0) return Errno::last();
     opening.changed = true;
   }
-  if (auto stat = stat_of(opening.fd.get()); stat) opening.stat = *stat;
-  else opening.failed = stat.error();
+  // What was opened is what was found; only emptying it has changed it since.
+  opening.stat = *found.stat;
+  if (opening.changed) {
+    if (auto stat = stat_of(opening.fd.get()); stat) opening.stat = *stat;
+    else opening.failed = stat.error();
+  }
   opening.directory = found.directory;
   opening.lifetime = found.lifetime;
   return opening;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "broker/files/owner.h"
+
 namespace fbroker::broker {
 
 namespace {
@@ -78,6 +80,8 @@ std::vector<WorkspacePath> OwnFiles::paths_in(const ExportTable& table) const {
 
 // Precondition: mutex_ is held alone.
 void OwnFiles::scan() const {
+  // ATTACK: whoever owns an export may not see them; what was not seen would be served.
+  const ActAsItself itself;
   files_.clear();
   directories_.clear();
   scanned_.clear();
@@ -106,6 +110,7 @@ void OwnFiles::scan() const {
 
 // Precondition: mutex_ is held.
 bool OwnFiles::scan_is_old() const {
+  const ActAsItself itself;
   return std::any_of(scanned_.begin(), scanned_.end(), [](const auto& directory) {
     const auto now = stat_at(AT_FDCWD, directory.first.c_str());
     return !now || now->changed.tv_sec != directory.second.tv_sec ||

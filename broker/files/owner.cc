@@ -37,6 +37,16 @@ struct Capabilities {
   }
 };
 
+// The process's own ids, which never change while sessions are served.
+uid_t own_uid() {
+  static const uid_t uid = ::geteuid();
+  return uid;
+}
+gid_t own_gid() {
+  static const gid_t gid = ::getegid();
+  return gid;
+}
+
 // The process's own groups, which the thread returns to.
 const std::vector<gid_t>& own_groups() {
   static const std::vector<gid_t> groups = [] {
@@ -61,9 +71,21 @@ void set_ids(uid_t uid, gid_t gid) {
     std::abort();
 }
 
-bool runs_as_root() {
-  static const bool root = ::geteuid() == 0;
-  return root;
+bool runs_as_root() { return own_uid() == 0; }
+
+// Whether the kernel makes no difference between the process's own groups and
+// the owner's: fsgid counts as one of them.
+bool has_groups_of(const Owner& owner) {
+  constexpr std::size_t kFew = 32;   // beyond it the comparison costs more than the call
+  const auto& own = own_groups();
+  if (owner.gid != own_gid()) return false;
+  if (own.size() > kFew || owner.groups.size() > kFew) return false;
+  const auto within = [&](const std::vector<gid_t>& some, const std::vector<gid_t>& others) {
+    return std::all_of(some.begin(), some.end(), [&](gid_t group) {
+      return group == owner.gid || std::find(others.begin(), others.end(), group) != others.end();
+    });
+  };
+  return within(own, owner.groups) && within(owner.groups, own);
 }
 
 }  // namespace
@@ -86,41 +108,68 @@ Owner Owner::of(uid_t uid, gid_t gid) {
 
 Owner Owner::acting_for(uid_t uid, gid_t gid) {
   if (runs_as_root()) return of(uid, gid);
-  return {::geteuid(), ::getegid(), own_groups()};
+  return {own_uid(), own_gid(), own_groups()};
 }
 
 bool Owner::in_group(gid_t group) const noexcept {
   return group == gid || std::find(groups.begin(), groups.end(), group) != groups.end();
 }
 
-ActAs::ActAs(const Owner& owner) {
-  if (!runs_as_root()) return;
-  active_ = true;
+namespace {
+
+// What the calling thread has become.
+struct Acting {
+  const Owner* as = nullptr;   // none: itself
+  bool groups = false, ids = false, capabilities = false;   // what was changed for that
+  Capabilities before;
+};
+thread_local Acting t_acting;
+
+void step_down(const Owner& owner) {
   (void)own_groups();  // before they are changed
-  set_groups(owner.groups);
-  if (owner.uid == 0) {
-    Capabilities now;
-    now.get();
-    effective_[0] = now.data[0].effective;
-    effective_[1] = now.data[1].effective;
-    now.data[0].effective &= ~kFileCapabilities;
-    now.set();
-    dropped_ = true;
+  t_acting.as = &owner;
+  if ((t_acting.groups = !has_groups_of(owner))) set_groups(owner.groups);
+  if ((t_acting.capabilities = owner.uid == 0)) {
+    t_acting.before.get();
+    Capabilities less = t_acting.before;
+    less.data[0].effective &= ~kFileCapabilities;
+    less.set();
   }
-  set_ids(owner.uid, owner.gid);
+  if ((t_acting.ids = owner.uid != own_uid() || owner.gid != own_gid())) set_ids(owner.uid, owner.gid);
+}
+
+void step_up() {
+  if (t_acting.ids) set_ids(own_uid(), own_gid());
+  if (t_acting.capabilities) t_acting.before.set();
+  if (t_acting.groups) set_groups(own_groups());
+  t_acting.as = nullptr;
+}
+
+bool same(const Owner& a, const Owner& b) {
+  return a.uid == b.uid && a.gid == b.gid && a.groups == b.groups;
+}
+
+}  // namespace
+
+ActAs::ActAs(const Owner& owner) : before_(t_acting.as) {
+  if (!runs_as_root() || (before_ != nullptr && same(*before_, owner))) return;
+  if (before_ != nullptr) step_up();
+  step_down(owner);
+  active_ = true;
 }
 
 ActAs::~ActAs() {
   if (!active_) return;
-  set_ids(::geteuid(), ::getegid());
-  if (dropped_) {
-    Capabilities now;
-    now.get();
-    now.data[0].effective = effective_[0];
-    now.data[1].effective = effective_[1];
-    now.set();
-  }
-  set_groups(own_groups());
+  step_up();
+  if (before_ != nullptr) step_down(*before_);
+}
+
+ActAsItself::ActAsItself() : before_(t_acting.as) {
+  if (before_ != nullptr) step_up();
+}
+
+ActAsItself::~ActAsItself() {
+  if (before_ != nullptr) step_down(*before_);
 }
 
 }  // namespace fbroker::broker

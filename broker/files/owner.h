@@ -28,7 +28,8 @@ struct Owner {
   bool in_group(gid_t group) const noexcept;
 };
 
-// For its lifetime the calling thread acts as `owner`.
+// For its lifetime the calling thread acts as `owner`, which must outlive it.
+// One within another of the same owner costs nothing: a call steps down once.
 // Uses the raw, per-thread system calls: glibc's setgroups and capset would
 // change every thread of the process.
 // INVARIANT: failing to step down ends the process: going on would be acting as root.
@@ -40,9 +41,21 @@ class ActAs {
   ActAs& operator=(const ActAs&) = delete;
 
  private:
+  const Owner* before_;
   bool active_ = false;
-  bool dropped_ = false;
-  std::uint32_t effective_[2] = {0, 0};
+};
+
+// For its lifetime the thread is the broker itself again: for the broker's own
+// files, which an owner of exports may not even see.
+class ActAsItself {
+ public:
+  ActAsItself();
+  ~ActAsItself();
+  ActAsItself(const ActAsItself&) = delete;
+  ActAsItself& operator=(const ActAsItself&) = delete;
+
+ private:
+  const Owner* before_;
 };
 
 }  // namespace fbroker::broker
