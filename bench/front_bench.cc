@@ -3,7 +3,7 @@
 // a child process that works on them, and the same work in a plain directory
 // beside it, in turns.
 //
-//   front_bench [ROUNDS] [DIRECTORY]
+//   front_bench [ROUNDS] [DIRECTORY]      FBROKER_BENCH_ONLY=list: what begins so
 //
 // Per operation: the median in microseconds on both sides, their ratio, the
 // processor time of the program that works and of this process with it, and the
@@ -117,6 +117,8 @@ class Worker {
  private:
   template <class Act>
   void measure(const char* name, int count, Act act) {
+    const char* const only = std::getenv("FBROKER_BENCH_ONLY");
+    if (only != nullptr && !std::string_view(name).starts_with(only)) return;
     std::vector<std::int64_t> times(static_cast<std::size_t>(count));
     const std::int64_t own = now(CLOCK_PROCESS_CPUTIME_ID), broker = now(broker_);
     for (int i = 0; i < count; ++i) {

@@ -1,9 +1,27 @@
 #include "broker/files/created_set.h"
 
-#include <algorithm>
+#include <iterator>
 #include <vector>
 
 namespace fbroker::broker {
+
+namespace {
+
+// The places at and below `path` in a map by place: itself, and those whose
+// paths begin with it and a slash, which stand next to one another.
+template <class Map, class Act>
+void for_each_below(Map& map, const HostLocation& path, Act act) {
+  if (const auto itself = map.find(path); itself != map.end()) act(itself);
+  const std::string prefix = path.path == "/" ? path.path : path.path + "/";
+  for (auto at = map.lower_bound(HostLocation{path.device, prefix});
+       at != map.end() && at->first.device == path.device && at->first.path.starts_with(prefix);) {
+    const auto next = std::next(at);
+    if (at->first != path) act(at);
+    at = next;
+  }
+}
+
+}  // namespace
 
 void CreatedSet::add(const HostLocation& path, const protocol::FileIdentity& identity) {
   const std::lock_guard lock(mutex_);
@@ -47,9 +65,9 @@ bool CreatedSet::was_persons_locked(const HostLocation& path) const {
 
 bool CreatedSet::made_any_of(const HostLocation& path) const {
   const std::lock_guard lock(mutex_);
-  return covering_locked(path) || std::ranges::any_of(directories_, [&](const auto& entry) {
-           return entry.second && entry.first.below(path).has_value();
-         });
+  bool made = covering_locked(path).has_value();
+  for_each_below(directories_, path, [&](auto at) { made = made || at->second.has_value(); });
+  return made;
 }
 
 std::optional<CreatedSet::Directory> CreatedSet::covering(const HostLocation& path) const {
@@ -70,21 +88,16 @@ std::optional<CreatedSet::Directory> CreatedSet::covering_locked(const HostLocat
 
 void CreatedSet::forget(const HostLocation& path) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(directories_, [&](const auto& entry) { return entry.first.below(path).has_value(); });
+  for_each_below(directories_, path, [&](auto at) { directories_.erase(at); });
 }
 
 void CreatedSet::moved(const HostLocation& from, const HostLocation& to) {
   const std::lock_guard lock(mutex_);
   std::vector<std::pair<HostLocation, std::optional<protocol::FileIdentity>>> moving;
-  for (auto at = directories_.begin(); at != directories_.end();) {
-    const auto rest = at->first.below(from);
-    if (!rest) {
-      ++at;
-      continue;
-    }
-    moving.emplace_back(to.at(*rest), at->second);
-    at = directories_.erase(at);
-  }
+  for_each_below(directories_, from, [&](auto at) {
+    moving.emplace_back(to.at(*at->first.below(from)), at->second);
+    directories_.erase(at);
+  });
   for (auto& entry : moving) directories_.insert(std::move(entry));
 }
 
