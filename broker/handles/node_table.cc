@@ -4,6 +4,11 @@
 
 namespace fbroker::broker {
 
+namespace {
+// So few that they stay in the processor's cache: most files are open for a moment only.
+constexpr std::size_t kFewNodes = 128;
+}  // namespace
+
 std::size_t IdentityHash::operator()(const protocol::FileIdentity& identity) const noexcept {
   return std::hash<std::uint64_t>()(identity.inode ^ identity.device << 48 ^
                                     static_cast<std::uint64_t>(identity.birth_ns) << 20);
@@ -13,7 +18,7 @@ std::shared_ptr<Node> NodeTable::node(const protocol::FileIdentity& identity) {
   const std::lock_guard lock(mutex_);
   if (nodes_.size() >= sweep_at_) {
     std::erase_if(nodes_, [](const auto& entry) { return entry.second.expired(); });
-    sweep_at_ = std::max<std::size_t>(1024, nodes_.size() * 2);
+    sweep_at_ = std::max<std::size_t>(kFewNodes, nodes_.size() * 2);
   }
   std::weak_ptr<Node>& known = nodes_[identity];
   if (auto node = known.lock()) return node;
