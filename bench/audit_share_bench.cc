@@ -25,6 +25,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,10 +52,8 @@ struct Options {
 
 volatile std::sig_atomic_t interrupted = 0;   // ends the rounds, so that everything is unmounted
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "audit_share_bench: %s\n", what.c_str());
-  std::exit(1);
-}
+// Thrown, so that what is mounted is unmounted.
+[[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what); }
 template <class T>
 T must(Result<T> made) {
   if (!made) fail(made.error().text());
@@ -306,15 +305,23 @@ void compare(const std::string& at, const Options& options) {
   if (options.as_json) std::printf("}\n");
 }
 
-}  // namespace
-
-int main(int, char** words) {
-  const Options options = parse(words);
+int run(const Options& options) {
   if (::geteuid() != 0) fail("it mounts, which only root may: run it with sudo");
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, [](int) { interrupted = 1; });
   std::string at = options.directory + "/fbroker-audit-share-XXXXXX";
   if (::mkdtemp(at.data()) == nullptr) fail("cannot make a directory in " + options.directory + ": " + std::strerror(errno));
+  const std::unique_ptr<std::string, void (*)(std::string*)> removed(&at, [](std::string* name) { std::filesystem::remove_all(*name); });
   compare(at, options);
-  std::filesystem::remove_all(at);
   return interrupted ? 130 : 0;
+}
+
+}  // namespace
+
+int main(int, char** words) {
+  try {
+    return run(parse(words));
+  } catch (const std::exception& problem) {
+    std::fprintf(stderr, "audit_share_bench: %s\n", problem.what());
+    return 1;
+  }
 }
