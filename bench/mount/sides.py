@@ -3,12 +3,11 @@ inside a sandbox, and runs worker.py in it."""
 import ctypes
 import json
 import os
+import resource
 import select
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
 
 START_SECONDS = 60
@@ -75,16 +74,16 @@ class Worker:
         with open(self.errors, "rb") as file:
             return file.read()[-2000:].decode("utf-8", "replace").strip() or "(it said nothing)"
 
-    def end(self):
+    def end(self, patience):
         try:
             self.process.stdin.close()
         except OSError:
             pass
-        end_process(self.process)
+        end_process(self.process, patience)
         self.process.stdout.close()
 
 
-def end_process(process, seconds=10):
+def end_process(process, seconds):
     """Lets it end, asks it to, makes it."""
     for wait, act in ((seconds, process.terminate), (seconds, process.kill), (seconds, lambda: None)):
         try:
@@ -100,8 +99,9 @@ class Place:
     state: programs, sockets, the brokers' state and their audit logs (on a disk).
     data:  what the sides show (--dir)."""
 
-    def __init__(self, state, data):
+    def __init__(self, state, data, most_files):
         self.state, self.data = state, data
+        self.most_files = most_files   # in one tree
         self.tools = state + "/tools"
         self.calls = self.tools + "/bin/calls"
         self.fbroker = self.tools + "/bin/fbroker"
@@ -150,6 +150,7 @@ class Side:
     name = ""
     options = ""          # said above the table
     is_fbroker = False
+    patience = 10         # seconds that its processes have to end by themselves
 
     def __init__(self, place):
         self.place = place
@@ -172,7 +173,7 @@ class Side:
 
     def stop(self):
         if self.worker:
-            self.worker.end()
+            self.worker.end(self.patience)
             self.worker = None
         self._unmount()
 
@@ -263,8 +264,9 @@ class Fbroker(Side):
         return said
 
     def daemons(self):
-        return [pid for pid in descendants(self.worker.process.pid) + [self.worker.process.pid]
-                if command_name(pid) in ("fbroker", "fbroker-fuse")]
+        """The broker, which is embedded, and fbroker-fuse where there is one; not the launcher."""
+        return [pid for pid in descendants(self.worker.process.pid) if arguments(pid)[:2] == ["fbroker", "serve"]
+                or arguments(pid)[:1] == ["fbroker-fuse"]]
 
 
 class Device(Fbroker):
@@ -317,7 +319,7 @@ class Peer(Side):
         if is_mounted(self.mounted):
             run_quietly(["fusermount3", "-u", "-z", self.mounted])
         if self.daemon:
-            end_process(self.daemon)
+            end_process(self.daemon, self.patience)
             self.daemon = None
 
     def _command(self, command):
@@ -353,10 +355,13 @@ class PassthroughLl(Peer):
     program, package = "pkg-config", "pkg-config"
     words = "cache=always,timeout=86400,no_xattr"
     options = "libfuse's example passthrough_ll -o " + words + " (a descriptor per known file)"
-    needs_descriptors = True
     examples = "/usr/share/doc/libfuse3-dev/examples"
 
     def check(self):
+        limit, enough = resource.getrlimit(resource.RLIMIT_NOFILE)[0], 3 * self.place.most_files + 5000
+        if limit < enough:
+            raise Unavailable("it holds a descriptor for every known file, and may hold %d, not %d: ulimit -Hn %d as root, "
+                              "or --files %d" % (limit, enough, enough, (limit - 5000) // 3))
         binary = self.place.state + "/passthrough_ll"
         if not os.path.exists(binary):
             self._compile(binary)
@@ -393,12 +398,14 @@ def is_mounted(directory):
         return any(line.split()[1] == directory for line in mounts)
 
 
-def command_name(pid):
+def arguments(pid):
+    """Of its command line; the program without its directory."""
     try:
-        with open("/proc/%d/comm" % pid) as file:
-            return file.read().strip()
+        with open("/proc/%d/cmdline" % pid) as file:
+            words = file.read().split("\0")
     except OSError:
-        return ""
+        return []
+    return [os.path.basename(words[0])] + words[1:]
 
 
 def descendants(pid):

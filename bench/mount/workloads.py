@@ -11,7 +11,6 @@ from mount import sides as s
 WORKSPACE = "/workspace"
 TREE = WORKSPACE + "/tree"
 GIT = ["git", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false"]
-C_FILES = 48
 MIX_CALLS = 1500
 LATENCY_CALLS = 5000
 
@@ -146,14 +145,14 @@ class Build(Workload):
                 out.write("#pragma once\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n")
                 out.writelines("static inline int part%d_%d(int x) { return x * %d + %d; }\n" % (header, i, i + 3, header)
                                for i in range(40))
-        for unit in range(C_FILES):
+        for unit in range(self.run.c_files):
             with open("%s/unit%02d.c" % (at, unit), "w") as out:
                 out.writelines('#include "part%d.h"\n' % header for header in range(12))
                 out.writelines("int unit%d_%d(int x) { for (int i = 0; i < x; ++i) x += part%d_%d(i) %% %d; return x; }\n"
                                % (unit, i, i % 12, i, i + 2) for i in range(30))
         with open(at + "/main.c", "w") as out:
-            out.writelines("int unit%d_0(int);\n" % unit for unit in range(C_FILES))
-            out.write("int main(void) { return (" + " + ".join("unit%d_0(%d)" % (u, u) for u in range(C_FILES)) + ") & 0; }\n")
+            out.writelines("int unit%d_0(int);\n" % unit for unit in range(self.run.c_files))
+            out.write("int main(void) { return (" + " + ".join("unit%d_0(%d)" % (u, u) for u in range(self.run.c_files)) + ") & 0; }\n")
         with open(at + "/Makefile", "w") as out:
             out.write("objects := $(patsubst %.c,%.o,$(wildcard *.c))\nCFLAGS := -O1 -Iinclude -MMD\n"
                       "program: $(objects)\n\tgcc -o $@ $^\n%.o: %.c\n\tgcc $(CFLAGS) -c -o $@ $<\n"
