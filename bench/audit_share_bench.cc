@@ -6,7 +6,7 @@
 // service another AuditSink, and that is the only way there is.
 //
 // It mounts, so it must be root:
-//   audit_share_bench [--rounds N] [--files N] [--dir DIRECTORY] [--json]
+//   audit_share_bench [--rounds N] [--files N] [--dir DIRECTORY] [--log DIRECTORY] [--json]
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -46,7 +46,8 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   unsigned rounds = 9;
   unsigned files = 2000;
-  std::string directory = "/tmp";
+  std::string directory = "/tmp";   // of the files
+  std::string log = "/tmp";         // of the audit log, on a disk where there is one
   bool as_json = false;
 };
 
@@ -90,11 +91,12 @@ std::vector<policy::Rule> rules() {
 // A session's files, mounted. Everything is as in the broker but the sink.
 class Mounted {
  public:
-  Mounted(const std::string& at, bool audited) : files_(at + "/files"), mounted_(at + "/mounted") {
+  // `log`: where its audit log lies; "" = none.
+  Mounted(const std::string& at, const std::string& log) : files_(at + "/files"), mounted_(at + "/mounted") {
     for (const std::string& directory : {files_, mounted_}) std::filesystem::create_directories(directory);
-    if (audited) {
+    if (!log.empty()) {
       audit::AuditOptions options;
-      options.directory = at + "/audit";
+      options.directory = log + "/audit";
       auto opened = audit::AuditLog::open(options);
       if (!opened) fail(opened.error().text());
       log_ = std::move(*opened);
@@ -268,16 +270,18 @@ Options parse(char** words) {
       options.files = number_after(word++, 10);
     } else if (name == "--dir" && word[1] != nullptr) {
       options.directory = *++word;
+    } else if (name == "--log" && word[1] != nullptr) {
+      options.log = *++word;
     } else {
-      std::fprintf(stderr, "usage: audit_share_bench [--rounds N] [--files N] [--dir DIRECTORY] [--json]\n");
+      std::fprintf(stderr, "usage: audit_share_bench [--rounds N] [--files N] [--dir DIRECTORY] [--log DIRECTORY] [--json]\n");
       std::exit(name == "--help" ? 0 : 2);
     }
   }
   return options;
 }
 
-void compare(const std::string& at, const Options& options) {
-  const Mounted audited(at + "/audited", true), bare(at + "/bare", false);
+void compare(const std::string& at, const std::string& log, const Options& options) {
+  const Mounted audited(at + "/audited", log), bare(at + "/bare", "");
   for (const Mounted* side : {&audited, &bare}) {
     std::filesystem::create_directories(side->files() + "/work");
     for (unsigned i = 0; i < options.files; ++i)
@@ -305,13 +309,28 @@ void compare(const std::string& at, const Options& options) {
   if (options.as_json) std::printf("}\n");
 }
 
+class Temporary {
+ public:
+  explicit Temporary(const std::string& in) : path_(in + "/fbroker-audit-share-XXXXXX") {
+    if (::mkdtemp(path_.data()) == nullptr) fail("cannot make a directory in " + in + ": " + std::strerror(errno));
+  }
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+  ~Temporary() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
 int run(const Options& options) {
   if (::geteuid() != 0) fail("it mounts, which only root may: run it with sudo");
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, [](int) { interrupted = 1; });
-  std::string at = options.directory + "/fbroker-audit-share-XXXXXX";
-  if (::mkdtemp(at.data()) == nullptr) fail("cannot make a directory in " + options.directory + ": " + std::strerror(errno));
-  const std::unique_ptr<std::string, void (*)(std::string*)> removed(&at, [](std::string* name) { std::filesystem::remove_all(*name); });
-  compare(at, options);
+  const Temporary at(options.directory), log(options.log);
+  compare(at.path(), log.path(), options);
   return interrupted ? 130 : 0;
 }
 
