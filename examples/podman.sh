@@ -8,13 +8,15 @@
 # COMMAND runs in it (default: a look around). The container's image is built
 # here, from scratch, out of the two static shims and a shell: no registry.
 # FBROKER_BIN: where fbroker, fbroker-init and fbroker-fuse are.
+# FBROKER_TRANSPORT: device (the broker answers the container's kernel itself),
+# http, or auto (the default): the first that works.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
 die() { echo "podman.sh: $*" >&2; exit 2; }
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
-case "${1-}" in -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case "${1-}" in -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 [ "$(id -u)" -ne 0 ] || die "rootless Podman is an ordinary user's; run this as one (sudo -iu USER $0)"
 command -v podman >/dev/null || die "podman is missing: sudo apt install podman"
 [ -r /dev/fuse ] && [ -w /dev/fuse ] || die "/dev/fuse is not open to users: sudo chmod 666 /dev/fuse"
@@ -81,6 +83,8 @@ for _ in $(seq 100); do
 done
 [ -S "$sockets/broker.sock" ] || die "the broker did not open its socket"
 
+echo "   other terminal: XDG_RUNTIME_DIR=$work/run fbroker grant PATH --read" >&2
+
 step "3. The container: no network, no capability for the agent, one mount"
 # sys_admin is for fbroker-init alone, to mount FUSE in the container's own user
 # namespace; the agent starts after it was given up. unmask: the kernel lets a
@@ -93,6 +97,7 @@ podman run --rm --network none --read-only --userns=keep-id \
   --volume "$sockets:/run/fbroker:ro" \
   localhost/fbroker-example:latest \
   /usr/lib/fbroker/fbroker-init --socket /run/fbroker/broker.sock --chdir /workspace \
+  --transport "${FBROKER_TRANSPORT:-auto}" \
   --uid "$(id -u)" --gid "$(id -g)" -- "$@" || status=$?
 
 step "4. What the audit log says"

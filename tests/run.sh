@@ -28,6 +28,10 @@ prepare_machine() {
   if [ -e /dev/fuse ] && ! [ "$(stat -c %a /dev/fuse)" = 666 ]; then
     "${as_root[@]}" chmod 666 /dev/fuse  # as udev does (static-nodes-permissions.conf)
   fi
+  # Without it no FUSE connection can be aborted, and no device is adopted.
+  if [ -d /sys/fs/fuse/connections ] && ! grep -q ' /sys/fs/fuse/connections ' /proc/mounts; then
+    "${as_root[@]}" mount -t fusectl fusectl /sys/fs/fuse/connections || true
+  fi
   # crun refuses a hybrid cgroup tree that lacks hugetlb.
   if [ -d /sys/fs/cgroup/memory ] && ! [ -d /sys/fs/cgroup/hugetlb ]; then
     "${as_root[@]}" sh -c 'mkdir /sys/fs/cgroup/hugetlb &&

@@ -17,6 +17,20 @@ constexpr milliseconds kTellBound{1500};
 constexpr milliseconds kFirstPause{10}, kLongestPause{1000};   // between tries to catch up
 constexpr milliseconds kForEver{24 * 3600 * 1000};
 
+// INVARIANT: all that we answer for belongs to the connection that we notify
+//   and can abort.
+// ATTACK: a second mount's device offered as a channel of the first; nothing
+//   would ever make that kernel forget. Where the kernel does not say whose a
+//   device is, only the first is used.
+Result<void> keep_channels_of(const FuseConnection& connection, std::vector<UniqueFd>& devices) {
+  for (std::size_t i = devices.size(); i-- > 1;) {
+    const auto number = FuseConnection::number_of(devices[i].get());
+    if (number && *number != connection.number()) return Error{"device", "its channels are of several mounts"};
+    if (!number) devices.erase(devices.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return ok;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, pid_t mounted_by,
@@ -24,6 +38,7 @@ Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, 
                                                           std::unique_ptr<MountState> state) {
   const int first = device.devices.front().get();
   FBROKER_TRY(FuseConnection connection, FuseConnection::of(first, mounted_by));
+  FBROKER_TRY_VOID(keep_channels_of(connection, device.devices));
   FBROKER_TRY(auto notifier, HelperNotifier::start(first, kTellBound));
   std::unique_ptr<AdoptedMount> mount(new AdoptedMount(std::move(connection), std::move(state)));
   fuse::Options options;

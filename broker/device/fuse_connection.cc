@@ -6,7 +6,6 @@
 #include <charconv>
 #include <cstring>
 #include <fstream>
-#include <optional>
 #include <sstream>
 #include <string>
 
@@ -21,16 +20,7 @@ std::optional<std::uint32_t> number_in(std::string_view text) {
   return number;
 }
 
-// Linux 6.16 tells it of the device itself.
-std::optional<std::uint32_t> number_of_device(int device) {
-  std::ifstream info("/proc/self/fdinfo/" + std::to_string(device));
-  constexpr std::string_view kKey = "fuse_connection:\t";
-  for (std::string line; std::getline(info, line);)
-    if (line.starts_with(kKey)) return number_in(std::string_view(line).substr(kKey.size()));
-  return std::nullopt;
-}
-
-// Before that: the device number of our mount where `pid` lives, if there is just one.
+// Without number_of(): the device number of our mount where `pid` lives, if there is just one.
 std::optional<std::uint32_t> number_of_mount(pid_t pid) {
   std::ifstream mounts("/proc/" + std::to_string(pid) + "/mountinfo");
   std::optional<std::uint32_t> found;
@@ -47,8 +37,16 @@ std::optional<std::uint32_t> number_of_mount(pid_t pid) {
 
 }  // namespace
 
+std::optional<std::uint32_t> FuseConnection::number_of(int device) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(device));
+  constexpr std::string_view kKey = "fuse_connection:\t";
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with(kKey)) return number_in(std::string_view(line).substr(kKey.size()));
+  return std::nullopt;
+}
+
 Result<FuseConnection> FuseConnection::of(int device, pid_t mounted_by) {
-  auto number = number_of_device(device);
+  auto number = number_of(device);
   if (!number) number = number_of_mount(mounted_by);
   if (!number) return Error{"device", "its connection cannot be found"};
   const std::string file = "/sys/fs/fuse/connections/" + std::to_string(*number) + "/abort";

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "policy/base/result.h"
 #include "policy/base/unique_fd.h"
@@ -16,6 +17,9 @@ class FuseConnection {
   // container. Errors: the connection is not found; it cannot be aborted
   // (/sys/fs/fuse/connections is not mounted or not ours to write): with the cure.
   static Result<FuseConnection> of(int device, pid_t mounted_by);
+
+  // That of a device, where the kernel tells it (Linux 6.16).
+  static std::optional<std::uint32_t> number_of(int device);
 
   // Every call through the mount fails from now on, those under way too.
   // Async-signal-safe.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 namespace fbroker::fuse {
 
@@ -30,6 +31,8 @@ void InodeTable::reset() {
   by_name_.clear();
   by_identity_.clear();
   absent_in_root_.clear();
+  nameless_.clear();
+  nameless_bytes_ = 0;
   free_nodes_.clear();
   free_names_.clear();
   names_.clear();
@@ -68,9 +71,10 @@ std::uint32_t InodeTable::find_identity(const FileIdentity& identity) const {
 }
 
 std::uint32_t InodeTable::resolve(const WorkspacePath& path) const {
-  std::uint32_t slot = 0;
-  std::string_view rest = path.bytes();
-  rest.remove_prefix(1);
+  return resolve(0, std::string_view(path.bytes()).substr(1));
+}
+
+std::uint32_t InodeTable::resolve(std::uint32_t slot, std::string_view rest) const {
   while (!rest.empty()) {
     const std::size_t slash = rest.find('/');
     const std::uint32_t name = find_name(slot, rest.substr(0, slash));
@@ -169,10 +173,11 @@ Result<std::uint32_t, Errno> InodeTable::new_node(const Attributes& attributes) 
 
 void InodeTable::free_node(std::uint32_t slot) {
   Node& node = nodes_[slot];
-  while (node.first_name != kNone) remove_name(node.first_name);
   // The kernel keeps a directory as long as a name in it; what is left here
   // can only be reached again by a look-up.
   while (node.first_child != kNone) remove_name(node.first_child);
+  while (node.first_name != kNone) remove_name(node.first_name);
+  forget_nameless(slot);
   if (const auto known = by_identity_.find(node.identity);
       known != by_identity_.end() && *known == slot)
     by_identity_.erase(known);
@@ -213,6 +218,7 @@ void InodeTable::add_name(std::uint32_t node, std::uint32_t parent, std::string_
     index = static_cast<std::uint32_t>(names_.size());
     names_.emplace_back();
   }
+  forget_nameless(node);
   Name& name = names_[index];
   name.text = text;
   name.parent = parent;
@@ -223,12 +229,45 @@ void InodeTable::add_name(std::uint32_t node, std::uint32_t parent, std::string_
 }
 
 void InodeTable::remove_name(std::uint32_t index) {
+  const std::uint32_t slot = names_[index].node;
+  const Node& node = nodes_[slot];
+  const bool last = node.first_name == index && names_[index].next_of_node == kNone;
+  if (last && node.lookups > 0 && !node.retired) remember_nameless(slot, last_path_of(index));
   detach_from_parent(index);
-  std::uint32_t* link = &nodes_[names_[index].node].first_name;
+  std::uint32_t* link = &nodes_[slot].first_name;
   while (*link != index) link = &names_[*link].next_of_node;
   *link = names_[index].next_of_node;
   names_[index] = Name{};
   free_names_.push_back(index);
+}
+
+// Where the name is, or was when the directories above it had names; "": not known.
+std::string InodeTable::last_path_of(std::uint32_t name) const {
+  std::string path;
+  for (std::size_t depth = 0; depth < kMaxDepth; ++depth) {
+    path.insert(0, '/' + names_[name].text);
+    const std::uint32_t parent = names_[name].parent;
+    if (parent == 0) return path;
+    name = nodes_[parent].first_name;
+    if (name != kNone) continue;
+    const auto known = nameless_.find(parent);
+    return known == nameless_.end() || known->second.empty() ? "" : known->second + path;
+  }
+  return "";
+}
+
+// What there is no room for is taken to have been anywhere.
+void InodeTable::remember_nameless(std::uint32_t slot, std::string path) {
+  if (nameless_bytes_ + path.size() > kMaxNamelessBytes) path.clear();
+  nameless_bytes_ += path.size();
+  nameless_[slot] = std::move(path);
+}
+
+void InodeTable::forget_nameless(std::uint32_t slot) {
+  const auto known = nameless_.find(slot);
+  if (known == nameless_.end()) return;
+  nameless_bytes_ -= known->second.size();
+  nameless_.erase(known);
 }
 
 void InodeTable::set_attributes(Node& node, const Attributes& attributes, Lifetime lifetime) {
@@ -418,6 +457,7 @@ void InodeTable::retire_node(std::uint32_t slot) {
   if (!node.retired) note(node_record::kRetired, {}, id_of(slot));
   node.retired = true;
   while (node.first_name != kNone) remove_name(node.first_name);
+  forget_nameless(slot);
   if (const auto known = by_identity_.find(node.identity);
       known != by_identity_.end() && *known == slot)
     by_identity_.erase(known);
@@ -493,6 +533,33 @@ void InodeTable::mark_tree(std::uint32_t top, bool retire, Affected& affected) {
   }
 }
 
+namespace {
+
+// Of `place`, what comes below `directory`; none: it is not there.
+std::optional<std::string_view> rest_below(std::string_view place, std::string_view directory) {
+  if (directory == "/") return place.substr(1);
+  if (!place.starts_with(directory)) return std::nullopt;
+  place.remove_prefix(directory.size());
+  if (place.empty()) return place;
+  return place.front() == '/' ? std::optional(place.substr(1)) : std::nullopt;
+}
+
+}  // namespace
+
+// What was at or below `path` when it had a name, and what is still below a
+// directory that was on the way to it.
+void InodeTable::mark_nameless(const WorkspacePath& path, bool retire, Affected& affected) {
+  std::vector<std::uint32_t> tops;
+  for (const auto& [slot, place] : nameless_) {
+    if (place.empty() || rest_below(place, path.bytes())) {
+      tops.push_back(slot);
+    } else if (const auto rest = rest_below(path.bytes(), place)) {
+      if (const std::uint32_t inside = resolve(slot, *rest); inside != kNone) tops.push_back(inside);
+    }
+  }
+  for (const std::uint32_t top : tops) mark_tree(top, retire, affected);   // retiring changes nameless_
+}
+
 Affected InodeTable::below(const WorkspacePath& path, const FileIdentity& identity, bool retire) {
   const std::lock_guard lock(mutex_);
   Affected affected;
@@ -502,6 +569,7 @@ Affected InodeTable::below(const WorkspacePath& path, const FileIdentity& identi
   const std::uint32_t same = find_identity(identity);
   if (slot != kNone) mark_tree(slot, retire, affected);
   if (same != kNone && same != slot && !nodes_[same].retired) mark_tree(same, retire, affected);
+  mark_nameless(path, retire, affected);
   return affected;
 }
 
@@ -575,6 +643,7 @@ std::size_t InodeTable::memory() const {
   std::size_t bytes = nodes_.size() * sizeof(Node) + names_.size() * sizeof(Name) +
                       (by_name_.size() + by_identity_.size()) * kSetNode +
                       (free_nodes_.capacity() + free_names_.capacity()) * sizeof(std::uint32_t);
+  bytes += nameless_.size() * (kSetNode + sizeof(std::string)) + nameless_bytes_;
   for (const Name& name : names_)
     if (name.text.capacity() > 15) bytes += name.text.capacity() + 17;
   return bytes;

@@ -10,6 +10,9 @@
 // ATTACK: whoever holds a copy of the FUSE device can make the kernel send any
 //   node id and forget count. An id is a slot and a generation, never a
 //   pointer; an unknown one is ESTALE; counts stop at zero.
+// ATTACK: a file that is open and has lost its name (removed, replaced, moved
+//   away) still has pages in the kernel. Where it was is remembered, so that a
+//   revoke of that place finds it.
 // INVARIANT: an id is never used for a second file. A slot whose generations
 //   are used up is not used again.
 // Nothing here calls the service or the kernel. No descriptor per node.
@@ -24,6 +27,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -159,6 +163,7 @@ class InodeTable {
  private:
   static constexpr std::uint32_t kNone = 0xffffffff;
   static constexpr std::size_t kMaxAbsentInRoot = 1024;
+  static constexpr std::size_t kMaxNamelessBytes = 4 << 20;
 
   struct Version {
     std::uint64_t size = 0;
@@ -228,6 +233,11 @@ class InodeTable {
   std::uint32_t find_name(std::uint32_t parent, std::string_view) const;
   std::uint32_t find_identity(const protocol::FileIdentity&) const;
   std::uint32_t resolve(const WorkspacePath&) const;
+  std::uint32_t resolve(std::uint32_t directory, std::string_view below) const;
+  std::string last_path_of(std::uint32_t name) const;
+  void remember_nameless(std::uint32_t slot, std::string path);
+  void forget_nameless(std::uint32_t slot);
+  void mark_nameless(const WorkspacePath&, bool retire, Affected&);
   bool path_of(std::uint32_t directory, std::string& out) const;
   bool is_at_or_below(std::uint32_t node, std::uint32_t directory) const;
 
@@ -275,6 +285,8 @@ class InodeTable {
   std::set<std::uint32_t, NameLess> by_name_{NameLess{this}};
   std::set<std::uint32_t, IdentityLess> by_identity_{IdentityLess{this}};  // not directories
   std::set<std::string, std::less<>> absent_in_root_;
+  std::map<std::uint32_t, std::string> nameless_;  // nodes, and where they were; "": anywhere
+  std::size_t nameless_bytes_ = 0;                 // of those paths
   std::size_t used_ = 0;
   std::uint32_t first_generation_ = 0;
   std::unique_ptr<Journal> journal_;

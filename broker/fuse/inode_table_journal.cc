@@ -83,8 +83,13 @@ Result<void> InodeTable::resume(const std::string& path) {
     return Error{path, "is damaged: " + sound.error().what};
   }
   free_nodes_.clear();
-  for (std::uint32_t slot = 1; slot < nodes_.size(); ++slot)
-    if (!nodes_[slot].used && nodes_[slot].generation != kUsedUp) free_nodes_.push_back(slot);
+  for (std::uint32_t slot = 1; slot < nodes_.size(); ++slot) {
+    const Node& node = nodes_[slot];
+    if (!node.used && node.generation != kUsedUp) free_nodes_.push_back(slot);
+    // Where those were that had lost their names is not written down anew.
+    if (node.used && node.first_name == kNone && !node.retired && !nameless_.contains(slot))
+      remember_nameless(slot, {});
+  }
   journal_ = std::move(*loaded);
   return ok;
 }

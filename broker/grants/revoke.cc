@@ -80,17 +80,10 @@ bool all_forgot(Session& session, const std::vector<Touched>& touched,
 
 // Whoever has not forgotten in time still holds pages, in a kernel that we
 // cannot reach: its connections go, and it goes, before the person is answered.
-// The signal comes before the abort, which alone would leave cached pages
-// readable; the death after it, as a process in a call that nobody answers
-// cannot die.
 void cut_off(Session& session, Finality& finality) {
   finality.acknowledged = false;
   finality.connections_cut += session.front().abort_all();
-  const auto sandbox = session.sandbox();
-  const auto mount = session.mount();
-  if (sandbox) sandbox->begin_kill();
-  if (mount) mount->abort();
-  if (sandbox) finality.sandbox_killed = sandbox->kill(kRevokeBound);
+  finality.sandbox_killed = session.kill_sandbox(kRevokeBound);
 }
 
 }  // namespace

@@ -270,6 +270,9 @@ bool Registry::end(Session& session, const std::string& why) {
     if (auto stored = remember(); !stored) options_.say(stored.error().text());
     if (auto stored = grants_->store(); !stored) options_.say(stored.error().text());
   }
+  // ATTACK: keep a request unanswered: whoever waits for it, and the process
+  //   that tells the kernel, would hang for as long as the connection lives.
+  if (const auto mount = session.mount()) mount->abort();
   session.stop(kEndGrace);
   session.remove_socket();
   MountState::forget(*keeper_, mounts(), name);
@@ -288,7 +291,7 @@ void Registry::end_abandoned() {
   for (const auto& session : all()) {
     const auto launcher = session->launcher();
     if (!launcher || launcher->alive()) continue;
-    if (const auto sandbox = session->sandbox()) sandbox->kill(kKillBound);
+    session->kill_sandbox(kKillBound);
     if (end(*session, "launcher gone"))
       options_.say("session " + session->name() + " has ended with its launcher");
   }
@@ -313,7 +316,7 @@ void Registry::begin_keeper() { (void)keeper_->begin(); }   // else keep() says 
 
 void Registry::end_all() {
   for (const auto& session : all()) {
-    if (const auto sandbox = session->sandbox()) sandbox->kill(kKillBound);
+    session->kill_sandbox(kKillBound);
     end(*session, "the broker ends");
   }
   keeper_->end_with_us();

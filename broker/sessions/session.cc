@@ -333,6 +333,16 @@ std::shared_ptr<const Sandbox> Session::sandbox() const {
   return sandbox_;
 }
 
+// The signal comes before the abort, which alone would leave cached pages
+// readable; the death after it, as a process in a call that nobody answers
+// cannot die.
+bool Session::kill_sandbox(std::chrono::milliseconds bound) {
+  const auto known = sandbox();
+  if (known) known->begin_kill();
+  if (const auto served = mount()) served->abort();
+  return known && known->kill(bound);
+}
+
 // The lock's file names it too: so that what we leave when we are killed can
 // be cleared away once the launcher is gone.
 void Session::set_launcher(HostProcess launcher) {

@@ -120,6 +120,9 @@ class Session {
 
   void set_sandbox(Sandbox sandbox);
   std::shared_ptr<const Sandbox> sandbox() const;
+  // Kills the sandbox, if there is one, and aborts its device's connection.
+  // Whether it was gone within `bound`.
+  bool kill_sandbox(std::chrono::milliseconds bound);
 
   // The launcher whose death ends the session; none: it lives until it is ended.
   void set_launcher(HostProcess launcher);

@@ -1,6 +1,6 @@
 // The main job, as its user lives it: a shell in a sandbox works in /workspace
 // through the broker, and grants change under it. Real daemon, real FUSE, real
-// bubblewrap; as root and as an ordinary user.
+// bubblewrap; as root and as an ordinary user, over the device and over HTTP.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -17,13 +17,14 @@ namespace fs = std::filesystem;
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
-class MainJob : public testing::TestWithParam<std::string> {
+class MainJob : public testing::TestWithParam<Way> {
  protected:
-  void SetUp() override {
-    if (GetParam() == "ordinary" && ::getuid() != 0) GTEST_SKIP() << "we are the ordinary user already";
+  // The sandbox's shell, served the way that is tested.
+  AgentShell shell(const std::string& session, std::vector<std::string> options = {}) const {
+    const auto way = GetParam().options();
+    options.insert(options.end(), way.begin(), way.end());
+    return AgentShell(home, session, options);
   }
-  static std::string user() { return GetParam() == "ordinary" ? "fbroker-test" : ""; }
-
   // A command that must work in the sandbox; returns what it printed.
   static std::string good(AgentShell& agent, const std::string& command) {
     const auto answer = agent(command, std::chrono::seconds(120));
@@ -41,16 +42,26 @@ class MainJob : public testing::TestWithParam<std::string> {
     EXPECT_EQ(output.status, 0) << arguments[0] << ": " << output.out << output.err;
   }
 
-  Home home{user()};
+  Home home{GetParam().user};
 };
 
-INSTANTIATE_TEST_SUITE_P(, MainJob,
-                         testing::Values(::getuid() == 0 ? "root" : "self", "ordinary"),
-                         [](const auto& user) { return user.param; });
+INSTANTIATE_TEST_SUITE_P(, MainJob, testing::ValuesIn(Way::all()), [](const auto& way) { return way.param.name(); });
+
+// What has nothing to do with how the workspace is served.
+class MainJobAnyWay : public MainJob {};
+
+INSTANTIATE_TEST_SUITE_P(, MainJobAnyWay, testing::ValuesIn(Way::over("device")),
+                         [](const auto& way) { return way.param.name(); });
+
+// A device goes with the broker that has it.
+class MainJobOverHttp : public MainJob {};
+
+INSTANTIATE_TEST_SUITE_P(, MainJobOverHttp, testing::ValuesIn(Way::over("http")),
+                         [](const auto& way) { return way.param.name(); });
 
 TEST_P(MainJob, AGrantAndARevokeReachARunningShellAndItsOpenDescriptor) {
   home.write(".env", "TOKEN=1");
-  AgentShell agent(home, "story");
+  AgentShell agent = shell("story");
   EXPECT_TRUE(has(bad(agent, "cat .env"), "No such file or directory"));
 
   person(home, {"grant", "-s", "story", ".env", "--read", "--override-deny"});
@@ -69,10 +80,10 @@ TEST_P(MainJob, AGrantAndARevokeReachARunningShellAndItsOpenDescriptor) {
     EXPECT_TRUE(has(log.out, part)) << part << " is not in the log:\n" << log.out;
 }
 
-TEST_P(MainJob, TheAuditLogVerifiesUntilOneByteOfItIsChanged) {
+TEST_P(MainJobAnyWay, TheAuditLogVerifiesUntilOneByteOfItIsChanged) {
   home.write("a.txt", "hello");
   {
-    AgentShell agent(home, "audited");
+    AgentShell agent = shell("audited");
     good(agent, "cat a.txt; for i in 1 2 3 4 5; do echo $i > new$i; done");
     agent.finish();
   }
@@ -102,7 +113,7 @@ TEST_P(MainJob, TheAuditLogVerifiesUntilOneByteOfItIsChanged) {
 TEST_P(MainJob, GitWorksAndThePersonsHooksAndConfigStayAsTheyAre) {
   ASSERT_EQ(home.shell("git init -q . && git config user.email a@b.c && git config user.name n && "
                        "echo one > one && git add one && git commit -qm one").status, 0);
-  AgentShell agent(home, "git");
+  AgentShell agent = shell("git");
   good(agent, "git status --porcelain; echo two > two; git add two; git commit -qm two; git log --oneline");
   EXPECT_EQ(good(agent, "git status --porcelain"), "");
   bad(agent, "echo 'touch /tmp/pwned' > .git/hooks/post-checkout");
@@ -118,10 +129,10 @@ TEST_P(MainJob, GitWorksAndThePersonsHooksAndConfigStayAsTheyAre) {
 
 // ATTACK: a repository of the agent's own, called a submodule in the person's index,
 // is entered by the person's plain `git status`, which obeys its configuration.
-TEST_P(MainJob, ARepositoryOfTheAgentsRunsNothingWhenThePersonLooks) {
+TEST_P(MainJobAnyWay, ARepositoryOfTheAgentsRunsNothingWhenThePersonLooks) {
   ASSERT_EQ(home.shell("git init -q . && git config user.email a@b.c && git config user.name n && "
                        "echo one > one && git add one && git commit -qm one").status, 0);
-  AgentShell agent(home, "nested");
+  AgentShell agent = shell("nested");
   const std::string touch = "touch " + (home.project() / "pwned").string();
   // Repositories work: cloned, as a submodule, as a second work tree.
   good(agent, "git clone -q . sub && git -C sub config user.email x@y.z && git -C sub config remote.origin.prune true");
@@ -149,10 +160,10 @@ TEST_P(MainJob, ARepositoryOfTheAgentsRunsNothingWhenThePersonLooks) {
 
 // ATTACK: git that finds ".git" broken asks whether the folder around it is a
 // repository itself, and obeys the "config" in it.
-TEST_P(MainJob, ABrokenRepositoryDoesNotMakeItsFolderOne) {
+TEST_P(MainJobAnyWay, ABrokenRepositoryDoesNotMakeItsFolderOne) {
   ASSERT_EQ(home.shell("git init -q . && git config user.email a@b.c && git config user.name n && "
                        "echo one > one && git add one && git commit -qm one").status, 0);
-  AgentShell agent(home, "broken");
+  AgentShell agent = shell("broken");
   good(agent, "cp -r .git/objects .git/refs .git/index . && printf '[core]\\n\\tbare = false\\n\\tworktree = .\\n"
               "\\tfsmonitor = touch " + (home.project() / "pwned").string() + "\\n' > config && echo x > .git/HEAD");
   bad(agent, "echo 'ref: refs/heads/master' > HEAD");
@@ -169,13 +180,13 @@ TEST_P(MainJob, MakeBuildsACProjectInParallel) {
   for (const char* unit : {"a", "b", "c"})
     home.write(std::string(unit) + ".c", std::string("int ") + unit + "(void) { return 1; }");
   home.write("d.c", "int a(void); int b(void); int c(void);\nint main(void) { return a() + b() + c() - 3; }");
-  AgentShell agent(home, "make");
+  AgentShell agent = shell("make");
   good(agent, "make -j2 && ./prog");
   EXPECT_TRUE(has(good(agent, "make"), "up to date"));
 }
 
 TEST_P(MainJob, SqliteWorksWithAWriteAheadLog) {
-  AgentShell agent(home, "sqlite");
+  AgentShell agent = shell("sqlite");
   good(agent, "sqlite3 t.db 'pragma journal_mode=wal; create table t(x); "
               "insert into t values (1),(2);'");
   EXPECT_EQ(good(agent, "for i in 3 4 5; do sqlite3 t.db \"insert into t values ($i)\"; done; "
@@ -187,7 +198,7 @@ TEST_P(MainJob, SqliteWorksWithAWriteAheadLog) {
 TEST_P(MainJob, ThousandsOfFilesAreUnpackedListedAndRemoved) {
   ASSERT_EQ(home.shell("mkdir tree; for d in $(seq 30); do mkdir tree/$d; for f in $(seq 100); do "
                        "echo $d-$f > tree/$d/$f; done; done; tar cf tree.tar tree; rm -r tree").status, 0);
-  AgentShell agent(home, "tar");
+  AgentShell agent = shell("tar");
   good(agent, "tar xf tree.tar");
   EXPECT_EQ(good(agent, "find tree -type f | wc -l; cat tree/17/42"), "3000\n17-42\n");
   good(agent, "rm -r tree");
@@ -197,13 +208,13 @@ TEST_P(MainJob, ThousandsOfFilesAreUnpackedListedAndRemoved) {
 
 TEST_P(MainJob, TenThousandFilesInOneDirectoryAreAllSeenOnce) {
   ASSERT_EQ(home.shell("mkdir many; cd many; seq -f f%g 10000 | xargs touch").status, 0);
-  AgentShell agent(home, "many");
+  AgentShell agent = shell("many");
   EXPECT_EQ(good(agent, "ls many | wc -l; ls many | sort -u | wc -l; ls -l many | wc -l"), "10000\n10000\n10001\n");
 }
 
 TEST_P(MainJob, AFileIsReplacedWhileItIsOpen) {
   home.write("f", "old");
-  AgentShell agent(home, "rename");
+  AgentShell agent = shell("rename");
   EXPECT_EQ(good(agent, "exec 8<f; echo new > g; mv g f; cat f; cat <&8; exec 8<&-"), "new\nold\n");
 }
 
@@ -219,7 +230,7 @@ assert os.pread(g, 5, 0) == b"hello" and os.pread(g, 5, 4096) == b"world"
 os.pwrite(f, b"HELLO", 0)
 assert m[0:5] == b"HELLO"
 )");
-  AgentShell agent(home, "mmap");
+  AgentShell agent = shell("mmap");
   good(agent, "python3 map.py");
   agent.finish();
   std::ifstream in(home.project() / "m");
@@ -232,7 +243,7 @@ TEST_P(MainJob, AHiddenFileIsAbsentForEveryTool) {
   home.write(".env", "SECRET=needle");
   home.write(".env.example", "SECRET=needle-example");
   home.write("src/a.txt", "needle");
-  AgentShell agent(home, "hidden");
+  AgentShell agent = shell("hidden");
   EXPECT_EQ(good(agent, "ls -A"), ".env.example\nsrc\n");
   bad(agent, "test -e .env");
   EXPECT_TRUE(has(bad(agent, "cat .env"), "No such file or directory"));
@@ -247,7 +258,7 @@ TEST_P(MainJob, AHiddenFileIsAbsentForEveryTool) {
 TEST_P(MainJob, AnEditOnTheHostIsSeenAtOnce) {
   home.write("edited", "before");
   home.write("dir/x", "x");
-  AgentShell agent(home, "edit");
+  AgentShell agent = shell("edit");
   EXPECT_EQ(good(agent, "cat edited; cat later 2>/dev/null; ls dir"), "before\nx\n");
   ASSERT_EQ(home.shell("echo after-the-edit > edited; echo now > later; rm dir/x; echo y > dir/y").status, 0);
   const bool seen = wait_until([&] {
@@ -259,7 +270,7 @@ TEST_P(MainJob, AnEditOnTheHostIsSeenAtOnce) {
 TEST_P(MainJob, WhatWasReplacedOrMovedAwayOnTheHostIsNotServedUnderItsOldName) {
   home.write("held", "first");
   home.write("dir/inner", "inside");
-  AgentShell agent(home, "moved");
+  AgentShell agent = shell("moved");
   EXPECT_EQ(good(agent, "cat held dir/inner; exec 9<held; cd dir; pwd"), "first\ninside\n/workspace/dir\n");
   ASSERT_EQ(home.shell("echo second > other; mv other held; mkdir ../away; mv dir ../away/").status, 0);
   EXPECT_TRUE(wait_until([&] { return agent("cat /workspace/held").out == "second\n"; }, 5s));
@@ -269,7 +280,7 @@ TEST_P(MainJob, WhatWasReplacedOrMovedAwayOnTheHostIsNotServedUnderItsOldName) {
   EXPECT_FALSE(fs::exists(home.path() / "away/dir/created"));
 }
 
-TEST_P(MainJob, NamesOfEveryByteMeetTheSameDecision) {
+TEST_P(MainJobAnyWay, NamesOfEveryByteMeetTheSameDecision) {
   home.write("p.json", R"({"version":1,"exports":[{"at":"/","from":"."}],
     "rules":[{"allow":"write","paths":["/**"]},
              {"deny":"all","paths":["/glob-*.x"]},
@@ -281,7 +292,7 @@ for b in range(1, 256):
     for kind in (b"glob-", b"match-", b"free-"):
         open(kind + bytes([b]) + b".x", "wb").close()
 PY)").status, 0);
-  AgentShell agent(home, "bytes", {"--policy", "p.json"});
+  AgentShell agent = shell("bytes", {"--policy", "p.json"});
   EXPECT_EQ(good(agent, R"(python3 - <<'PY'
 import os
 names = os.listdir(b".")
@@ -323,7 +334,7 @@ try:
 except OSError as e:
     print("refused", e.errno, flush=True)
 )");
-  AgentShell agent(home, "final", {"--policy", "p.json"});
+  AgentShell agent = shell("final", {"--policy", "p.json"});
   good(agent, "true");   // it is up
   for (int round = 0; round < 3; ++round) {
     person(home, {"grant", "-s", "final", "watched", "--write"});
@@ -342,7 +353,7 @@ except OSError as e:
   }
 }
 
-TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
+TEST_P(MainJobOverHttp, AKilledBrokerComesBackUnderARunningAgent) {
   home.write("f", "content");
   auto serve = [&] {
     Process broker = Process::start({programs_directory() + "/fbroker", "serve", "--root", "."}, home.as());
@@ -350,7 +361,7 @@ TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
     return broker;
   };
   auto broker = std::make_optional(serve());
-  AgentShell agent(home, "lasting");
+  AgentShell agent = shell("lasting");
   good(agent, "cat f; mkdir out; (for i in $(seq 400); do echo $i > out/$i || echo FAILED; "
               "cat f >/dev/null || echo FAILED; done; echo done) > /tmp/load 2>&1 &");
   for (int kill = 0; kill < 2; ++kill) {
@@ -364,13 +375,13 @@ TEST_P(MainJob, AKilledBrokerComesBackUnderARunningAgent) {
   EXPECT_EQ(good(agent, "ls out | wc -l; cat out/* | sort -n | tail -1"), "400\n400\n");
 }
 
-TEST_P(MainJob, TheCommandsExitStatusIsTheLaunchers) {
+TEST_P(MainJobAnyWay, TheCommandsExitStatusIsTheLaunchers) {
   EXPECT_EQ(home.fbroker({"run", "--", "sh", "-c", "exit 42"}).status, 42);
   EXPECT_EQ(home.fbroker({"run", "--", "/no/such/program"}).status, 127);
   EXPECT_EQ(home.fbroker({"run", "--policy", "/no/such/policy", "--", "true"}).status, 125);
 }
 
-TEST_P(MainJob, BannerAndReportSayWhatHappened) {
+TEST_P(MainJobAnyWay, BannerAndReportSayWhatHappened) {
   home.write(".env", "x");
   home.write("a", "x");
   const Output output = home.fbroker({"run", "--name", "talk", "--", "sh", "-c", "cat a; echo y > b; cat .env"});

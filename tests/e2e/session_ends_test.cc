@@ -94,7 +94,7 @@ TEST_P(SessionEnds, WhatAKilledBrokerAndLauncherLeftTheNextStartRemoves) {
 
 TEST_P(SessionEnds, ALiveLaunchersSessionIsTakenUpByTheNextBroker) {
   Process first = serve();
-  AgentShell agent(*home, "work");
+  AgentShell agent(*home, "work", {"--transport", "http"});   // a device goes with its broker
   ASSERT_EQ(agent("cat a").out.substr(0, 7), "content") << agent.errors();
   first.signal(SIGKILL);
   first.wait();

@@ -77,6 +77,75 @@ TEST_F(FuseInodeTable, ADirectoryCannotBecomeItsOwnParent) {
   EXPECT_EQ(path(e), "") << "no circle, no path";
 }
 
+// ATTACK: keep a file open and take its name away; a revoke of where it was
+//   must still reach its pages.
+struct Nameless : FuseInodeTable {
+  void SetUp() override {
+    d = remember(kRootNode, "d", directory(2));
+    a = remember(d, "a", file(3));
+    b = remember(d, "b", file(4));
+    for (const NodeId node : {a, b}) table.note_cached(node);
+  }
+  bool reaches(std::string_view place, NodeId node, bool retire = false) {
+    const auto nodes = table.below(at(place), {}, retire).nodes;
+    return std::count(nodes.begin(), nodes.end(), node) > 0;
+  }
+  NodeId d, a, b;
+};
+
+TEST_F(Nameless, AnUnlinkedFileIsFoundWhereItWas) {
+  table.drop_name(d, "a");
+  for (const char* place : {"/d/a", "/d", "/"}) EXPECT_TRUE(reaches(place, a)) << place;
+  for (const char* place : {"/d/b", "/d/aa", "/d/a/x", "/e"}) EXPECT_FALSE(reaches(place, a)) << place;
+}
+
+TEST_F(Nameless, AReplacedFileIsFoundWhereItWas) {
+  table.moved(d, "b", d, "a");
+  EXPECT_TRUE(reaches("/d/a", a));
+  EXPECT_TRUE(reaches("/d/a", b)) << "and what took its place";
+  EXPECT_FALSE(reaches("/d/b", a));
+}
+
+TEST_F(Nameless, WhatIsBelowADirectoryThatIsGoneIsFound) {
+  table.drop_name(kRootNode, "d");
+  EXPECT_TRUE(reaches("/d/a", a));
+  EXPECT_FALSE(reaches("/d/a", b));
+  EXPECT_TRUE(reaches("/d", b));
+  table.drop_name(d, "a");
+  EXPECT_TRUE(reaches("/d/a", a)) << "it lost its name in a directory that had none";
+}
+
+TEST_F(Nameless, ANewNameIsWhereItIs) {
+  table.drop_name(d, "a");
+  EXPECT_EQ(remember(kRootNode, "again", file(3)), a);
+  EXPECT_FALSE(reaches("/d/a", a));
+  EXPECT_TRUE(reaches("/again", a));
+}
+
+TEST_F(Nameless, RetiringReachesItAndNobodyElse) {
+  table.drop_name(d, "a");
+  table.drop_name(d, "b");
+  EXPECT_TRUE(reaches("/d/a", a, true));
+  EXPECT_FALSE(table.usable(a));
+  EXPECT_TRUE(table.usable(b));
+}
+
+TEST_F(Nameless, TooManyPlacesToRememberAreAnywhere) {
+  const std::string long_name(255, 'n');
+  NodeId parent = kRootNode;
+  for (std::uint64_t depth = 0; depth < 14; ++depth) parent = remember(parent, long_name, directory(100 + depth));
+  NodeId last = 0;
+  for (std::uint64_t i = 0; i < 2000; ++i) {
+    last = remember(parent, "f", file(1000 + i));
+    table.note_cached(last);
+    table.drop_name(parent, "f");
+  }
+  EXPECT_TRUE(reaches("/elsewhere", last));
+  EXPECT_LT(table.memory(), std::size_t{6} << 20);
+  table.forget(last, 1);
+  EXPECT_FALSE(reaches("/elsewhere", last));
+}
+
 // INVARIANT: an id is never used for a second file.
 TEST_F(FuseInodeTable, IdsAreNeverReused) {
   std::set<NodeId> seen;

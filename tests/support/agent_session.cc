@@ -65,6 +65,23 @@ void Home::write(const std::string& name, const std::string& content) const {
   if (output.status != 0) throw std::runtime_error("write " + name + ": " + output.err);
 }
 
+std::string Way::name() const {
+  const std::string who = !user.empty() ? "ordinary" : ::getuid() == 0 ? "root" : "self";
+  return who + "_" + transport;
+}
+
+std::vector<Way> Way::over(const std::string& transport) {
+  std::vector<Way> ways{{"", transport}};
+  if (::getuid() == 0) ways.push_back({"fbroker-test", transport});
+  return ways;
+}
+
+std::vector<Way> Way::all() {
+  std::vector<Way> ways = over("device");
+  for (Way& way : over("http")) ways.push_back(std::move(way));
+  return ways;
+}
+
 AgentShell::AgentShell(const Home& home, const std::string& session, std::vector<std::string> options)
     : process_([&] {
         std::vector<std::string> argv{program(), "run", "--name", session};

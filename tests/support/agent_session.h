@@ -34,6 +34,20 @@ class Home {
   std::filesystem::path path_, project_;
 };
 
+// Who runs `fbroker run`, and how its workspace is served: for tests that must
+// be green for everybody and every way.
+struct Way {
+  std::string user;        // "" = the one we are
+  std::string transport;   // "device" or "http"
+
+  std::vector<std::string> options() const { return {"--transport", transport}; }
+  // "root_device": of a parameterised test.
+  std::string name() const;
+  static std::vector<Way> all();
+  // As all(), over one transport.
+  static std::vector<Way> over(const std::string& transport);
+};
+
 // A shell in the sandbox that takes one command after another.
 class AgentShell {
  public:
