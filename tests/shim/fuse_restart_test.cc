@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -253,27 +252,34 @@ void read_files(Load& load, const std::string& big) {
   ::closedir(directory);
 }
 
-// In a process of its own would be as good: here it is another one that serves.
-void use_mapping(Load& load) {
-  auto& c = load.complaints;
-  const UniqueFd fd(::open(load.in("mapped").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  c.check(fd.get() >= 0 && ::ftruncate(fd.get(), 65536) == 0, "mapped");
-  void* made = ::mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-  if (!c.check(made != MAP_FAILED, "mmap")) return;
-  auto* words = static_cast<volatile std::uint64_t*>(made);
-  std::uint64_t count = 0;
-  while (!load.over) {
-    ++count;
-    for (std::size_t i = 0; i < 16; ++i) words[i * 512] = count;
-    if (count % 50 == 0) c.check(::msync(made, 65536, MS_SYNC) == 0, "msync");
-    for (std::size_t i = 0; i < 16; ++i)
-      if (words[i * 512] != count) c.add("a mapping lost a store");
+// A program of its own that uses a mapping until it is told to end.
+class MappingUser {
+ public:
+  explicit MappingUser(const std::string& file) {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) std::abort();
+    const UniqueFd theirs(ends[0]);
+    input_ = UniqueFd(ends[1]);
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_adddup2(&actions, theirs.get(), STDIN_FILENO);
+    std::string program = FBROKER_BIN_DIR "/fuse_restart_server", word = "map", name = file;
+    char* arguments[] = {program.data(), word.data(), name.data(), nullptr};
+    if (::posix_spawn(&program_, program.c_str(), &actions, nullptr, arguments, environ) != 0) std::abort();
+    ::posix_spawn_file_actions_destroy(&actions);
   }
-  c.check(::msync(made, 65536, MS_SYNC) == 0, "msync");
-  std::uint64_t last = 0;
-  c.check(::pread(fd.get(), &last, sizeof last, 15 * 4096) == sizeof last && last == count, "mapped, read");
-  ::munmap(made, 65536);
-}
+  // 0: every store was there.
+  int end() {
+    input_ = UniqueFd();
+    int status = 0;
+    ::waitpid(program_, &status, 0);
+    return status;
+  }
+
+ private:
+  UniqueFd input_;
+  pid_t program_ = -1;
+};
 
 // Open files that no name leads to, or no permission.
 void use_unnamed(Load& load) {
@@ -317,6 +323,7 @@ TEST(FuseRestart, WhoUsesTheMountSeesPausesAndNothingElse) {
   int own = 0, first = 0, second = 0;
   std::atomic<int> holders{0};
   std::vector<std::thread> users;
+  MappingUser mapping(mount.inside("mapped"));
   users.emplace_back([&] { write_files(load, files); });
   users.emplace_back([&] { append_lines(load, "own.log", "own", own); });
   users.emplace_back([&] { append_lines(load, "shared.log", "first", first); });
@@ -326,7 +333,6 @@ TEST(FuseRestart, WhoUsesTheMountSeesPausesAndNothingElse) {
   users.emplace_back([&] { take_locks(load, holders); });
   users.emplace_back([&] { take_locks(load, holders); });
   users.emplace_back([&] { read_files(load, big); });
-  users.emplace_back([&] { use_mapping(load); });
   users.emplace_back([&] { use_unnamed(load); });
   for (int i = 0; i < 25 && load.complaints.count() == 0; ++i) {
     // At any point of a server's life, also before it serves.
@@ -339,6 +345,7 @@ TEST(FuseRestart, WhoUsesTheMountSeesPausesAndNothingElse) {
   }
   load.over = true;
   for (std::thread& user : users) user.join();
+  EXPECT_EQ(mapping.end(), 0) << "a mapping lost a store";
   EXPECT_EQ(load.complaints.count(), 0) << load.complaints.text();
 
   // What the host has is what they did.
