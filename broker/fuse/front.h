@@ -68,7 +68,8 @@ struct Options {
 
   // A place for files (this path and an ending each) from which another
   // process goes on when this one is killed; "" = none. The directory is the
-  // caller's alone.
+  // caller's alone. Needs a notifier that is another process: one that waits
+  // in a notification ends only when somebody serves again.
   std::string state;
   // The devices were served before, by a process with the same `state`.
   bool resume = false;

@@ -498,8 +498,10 @@ Result<Opened, Errno> create_file(fuse_req_t req, NodeId parent, const char* nam
                                      flags & ~(O_CREAT | O_EXCL), 0);
     if (opened) return opened;
     // Made without the permission to open it again; nobody has seen it yet.
-    if (opened.error().value == EACCES && !owner_reads_and_writes(mode))
+    if (opened.error().value == EACCES && !owner_reads_and_writes(mode)) {
+      serving().slot->made_something = 0;   // another file is about to be made
       FBROKER_TRY_VOID(front.service.unlink(caller_of(req), path));
+    }
   }
   return front.service.open(caller_of(req), FileRef{path, {}, 0}, flags, mode);
 }
