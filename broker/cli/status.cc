@@ -37,6 +37,11 @@ bool print_broker(const json& status) {
                 number_at(session, "grants"), number_at(session, "denies"), number_at(session, "connections"),
                 number_at(session, "open_handles"), number_at(session, "read"), number_at(session, "changed"),
                 number_at(session, "refused"));
+    if (const json mount = session.value("mount", json::object()); !mount.empty())
+      std::printf("    workspace served by the broker itself: %llu nodes known%s\n", number_at(mount, "nodes"),
+                  !mount.value("serving", true)          ? ", unmounted"
+                  : !mount.value("outlives_broker", true) ? ", ENDS WITH THIS BROKER"
+                                                          : "");
   }
   return writing;
 }

@@ -246,6 +246,17 @@ std::string session_status_json(Session& session, broker::GrantStore& grants) {
   object.number("open_handles", session.files().open_handles());
   if (const auto sandbox = session.sandbox())
     object.number("sandbox", static_cast<std::uint64_t>(sandbox->pid())).flag("sandbox_alive", sandbox->alive());
+  if (const auto mount = session.mount()) {
+    JsonObject requests;
+    for (const auto& [name, count] : mount->front().requests()) requests.number(name.c_str(), count);
+    object.raw("mount", JsonObject()
+                            .number("connection", mount->connection())
+                            .flag("serving", !mount->ended())
+                            .flag("outlives_broker", mount->front().state_kept())
+                            .number("nodes", mount->front().nodes())
+                            .raw("requests", requests.end())
+                            .end());
+  }
   const broker::Counts counts = session.counts().counts();
   object.number("read", counts.read).number("changed", counts.changed).number("refused", counts.refusals);
   return object.end();

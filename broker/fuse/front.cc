@@ -260,6 +260,28 @@ void FuseFront::handle(const Event& event) { tell(event); }
 
 std::size_t FuseFront::nodes() const { return impl_->nodes.size(); }
 std::size_t FuseFront::open_handles() const { return impl_->handles.size(); }
+std::vector<std::pair<std::string, std::uint64_t>> FuseFront::requests() const {
+  constexpr std::pair<std::uint32_t, const char*> kNames[]{
+      {FUSE_LOOKUP, "LOOKUP"},   {FUSE_FORGET, "FORGET"},   {FUSE_BATCH_FORGET, "BATCH_FORGET"},
+      {FUSE_GETATTR, "GETATTR"}, {FUSE_SETATTR, "SETATTR"}, {FUSE_ACCESS, "ACCESS"},
+      {FUSE_READLINK, "READLINK"}, {FUSE_SYMLINK, "SYMLINK"}, {FUSE_MKNOD, "MKNOD"},
+      {FUSE_MKDIR, "MKDIR"},     {FUSE_UNLINK, "UNLINK"},   {FUSE_RMDIR, "RMDIR"},
+      {FUSE_RENAME, "RENAME"},   {FUSE_RENAME2, "RENAME2"}, {FUSE_LINK, "LINK"},
+      {FUSE_OPEN, "OPEN"},       {FUSE_CREATE, "CREATE"},   {FUSE_READ, "READ"},
+      {FUSE_WRITE, "WRITE"},     {FUSE_FLUSH, "FLUSH"},     {FUSE_FSYNC, "FSYNC"},
+      {FUSE_RELEASE, "RELEASE"}, {FUSE_OPENDIR, "OPENDIR"}, {FUSE_READDIR, "READDIR"},
+      {FUSE_READDIRPLUS, "READDIRPLUS"}, {FUSE_RELEASEDIR, "RELEASEDIR"}, {FUSE_FSYNCDIR, "FSYNCDIR"},
+      {FUSE_STATFS, "STATFS"},   {FUSE_GETXATTR, "GETXATTR"}, {FUSE_INIT, "INIT"}};
+  std::vector<std::pair<std::string, std::uint64_t>> counts;
+  for (std::size_t opcode = 0; opcode < impl_->requests.size(); ++opcode) {
+    const std::uint64_t count = impl_->requests[opcode].load(std::memory_order_relaxed);
+    if (count == 0) continue;
+    const auto known = std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& one) { return one.first == opcode; });
+    counts.emplace_back(known != std::end(kNames) ? known->second : "opcode " + std::to_string(opcode), count);
+  }
+  return counts;
+}
+
 bool FuseFront::state_kept() const {
   return impl_->intents && !impl_->nodes.journal_given_up() && !impl_->handles.journal_given_up();
 }

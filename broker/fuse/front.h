@@ -34,6 +34,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "broker/fuse/notifier.h"
@@ -107,6 +108,8 @@ class FuseFront final : public protocol::EventSink {
   // For tests and status.
   std::size_t nodes() const;
   std::size_t open_handles() const;
+  // What the kernel has asked, by the request's name ("LOOKUP"), and how often.
+  std::vector<std::pair<std::string, std::uint64_t>> requests() const;
   // Whether a successor could go on from here: false without `state`, and when no space was left for it.
   bool state_kept() const;
 

@@ -3,6 +3,7 @@
 
 #include <fuse3/fuse_lowlevel.h>
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <mutex>
@@ -42,6 +43,7 @@ struct FuseFront::Impl {
 
   std::vector<UniqueFd> devices;
   UniqueFd stop_event;
+  std::array<std::atomic<std::uint64_t>, 64> requests{};   // by opcode; the last one: all beyond
   std::atomic<bool> initialised{false};
   std::atomic<bool> announced{false};
   std::atomic<unsigned> kernel_minor{0};   // of the protocol that the kernel speaks, 7.N

@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <ctime>
 
@@ -183,6 +184,7 @@ void ask_again(Impl& front) {
 void serve_request(Impl& front, int channel, std::span<std::byte> request, IntentSlot* own) {
   if (!is_whole_request(request)) return;
   const fuse_in_header header = header_of(request);
+  front.requests[std::min<std::size_t>(header.opcode, front.requests.size() - 1)].fetch_add(1, std::memory_order_relaxed);
   Serving& now = serving();
   now = {};
   IntentSlot* left = nullptr;

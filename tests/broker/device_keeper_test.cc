@@ -63,8 +63,10 @@ class DeviceKeeper : public testing::Test {
 
   // A broker's end. Without arguments the process waits for an hour.
   std::unique_ptr<Keeper> reach(std::vector<std::string> arguments = {"--grace-ms", "3600000"}) {
-    auto keeper = Keeper::reach(directory.get(), {programs_directory() + "/fbroker", std::move(arguments),
-                                                  std::chrono::milliseconds(kPatience), std::chrono::milliseconds(kPatience)});
+    auto keeper = Keeper::reach(directory.get(), {.program = programs_directory() + "/fbroker",
+                                                  .arguments = std::move(arguments),
+                                                  .bound = kPatience,
+                                                  .start_bound = kPatience});
     if (!keeper) {
       ADD_FAILURE() << keeper.error().text();
       return nullptr;
@@ -437,7 +439,9 @@ TEST_F(DeviceKeeper, IsAloneWithWhatItKeeps) {
   EXPECT_EQ(::getsid(pid), pid) << "a terminal's end would be its own";
   std::error_code gone;
   const auto where = std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/cwd", gone);
-  if (!gone) EXPECT_EQ(where, "/");
+  if (!gone) {
+    EXPECT_EQ(where, "/");
+  }
   // A process that cannot be debugged belongs to root in /proc.
   struct stat info{};
   ASSERT_EQ(::stat(("/proc/" + std::to_string(pid) + "/fd").c_str(), &info), 0);
@@ -468,19 +472,22 @@ TEST_F(DeviceKeeper, OneThatDoesNotAnswerIsReported) {
   const UniqueFd kept = file("text");
   ASSERT_TRUE(reach());
   ::kill(started.front(), SIGSTOP);
-  auto keeper = Keeper::reach(directory.get(), {programs_directory() + "/fbroker", {}, std::chrono::milliseconds(50),
-                                                std::chrono::milliseconds(50)});
+  auto keeper = Keeper::reach(directory.get(), {.program = programs_directory() + "/fbroker",
+                                                .bound = std::chrono::milliseconds(50),
+                                                .start_bound = std::chrono::milliseconds(50)});
   ASSERT_TRUE(keeper);
   EXPECT_EQ((*keeper)->keep("f", Kept::file, kept.get()).error().value, ETIMEDOUT);
   EXPECT_EQ((*keeper)->keep("f", Kept::file, kept.get()).error().value, ENOTCONN);
 }
 
 TEST_F(DeviceKeeper, OneThatCannotBeStartedIsReported) {
-  const auto absent = Keeper::reach(directory.get(), {tree.path("absent"), {}});
+  const auto absent = Keeper::reach(directory.get(), {.program = tree.path("absent")});
   ASSERT_FALSE(absent);
   EXPECT_THAT(absent.error().text(), testing::HasSubstr("No such file"));
-  auto another = Keeper::reach(directory.get(), {"/bin/false", {}});   // starts, and is none
-  if (another) EXPECT_FALSE((*another)->pid());
+  auto another = Keeper::reach(directory.get(), {.program = "/bin/false"});   // starts, and is none
+  if (another) {
+    EXPECT_FALSE((*another)->pid());
+  }
 }
 
 TEST(DeviceKeeperVerb, IsNoPersonsVerb) {

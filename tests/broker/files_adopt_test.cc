@@ -26,11 +26,13 @@ class FilesAdopt : public testing::Test {
     const auto opened = s.service->open(s.caller, {at(path), {}, 0}, flags | O_CREAT, 0644);
     if (!opened) {
       ADD_FAILURE() << "errno " << opened.error().value;
-      return {};
+      return KeptFile{{}, UniqueFd()};
     }
     EXPECT_TRUE(s.write(opened->handle, "text") || (flags & O_ACCMODE) == O_RDONLY);
     KeptFile file{{at(path), opened->attributes.identity, 0}, duplicate(s.service->descriptor(opened->handle))};
-    if (unlinked) EXPECT_TRUE(s.service->unlink(s.caller, at(path)));
+    if (unlinked) {
+      EXPECT_TRUE(s.service->unlink(s.caller, at(path)));
+    }
     s.service->close(s.caller, opened->handle);
     s.audit.clear();
     return file;
