@@ -141,8 +141,9 @@ class Coherence : public testing::TestWithParam<Way> {
     return wanted != nullptr ? std::atoi(wanted) : 60;
   }
   static std::string three(int version) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%08d:%08d:%08d", version, version, version);
+    std::string text = std::to_string(version);
+    text.insert(0, 8 - text.size(), '0');
+    text += ":" + text + ":" + text;
     return text;
   }
   fs::path at(const std::string& name) const { return home.project() / name; }

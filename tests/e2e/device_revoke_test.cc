@@ -27,6 +27,7 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -131,12 +132,13 @@ bool lock(int fd, int command, short type) {
   return ::fcntl(fd, command, &wanted) == 0;
 }
 
-// Holds both kinds of lock for as long as it can read.
+// Holds both kinds of lock half of the time, and no longer than it can read.
 bool read_under_lock(Held& held) {
   ::flock(held.fd, LOCK_EX | LOCK_NB);
-  if (!lock(held.fd, F_OFD_SETLK, F_WRLCK)) return read_page(held.fd, held.turn);
+  const bool wanted = held.turn % 32 < 16;
+  if (wanted) lock(held.fd, F_OFD_SETLK, F_WRLCK);
   const bool read = read_page(held.fd, held.turn);
-  if (!read || held.turn % 16 == 0) lock(held.fd, F_OFD_SETLK, F_UNLCK);
+  if (!read || !wanted) lock(held.fd, F_OFD_SETLK, F_UNLCK);
   return read;
 }
 // Blocked in the kernel most of the time; what follows may begin after a revoke.
@@ -364,7 +366,7 @@ class DeviceRevoke : public testing::TestWithParam<Way> {
   }
   static std::string ask(Process& load, const std::string& command) {
     load.write_line(command);
-    const auto answer = load.read_until(".\n", 300s);
+    const auto answer = load.read_until(".\n", 200s);
     EXPECT_TRUE(answer) << command << ": no answer; " << load.rest() << load.errors();
     return answer.value_or("");
   }
@@ -372,7 +374,8 @@ class DeviceRevoke : public testing::TestWithParam<Way> {
     arguments.insert(arguments.begin() + 1, {"-s", "revoke", "--json"});
     const Output output = home.fbroker(arguments);
     EXPECT_EQ(output.status, 0) << arguments[0] << ": " << output.out << output.err;
-    return json::parse(output.out, nullptr, false);
+    json answer = json::parse(output.out, nullptr, false);
+    return answer.is_object() ? answer : json::object();
   }
   json revoke(const std::string& what) {
     const json answer = person({"revoke", what});
@@ -390,8 +393,9 @@ class DeviceRevoke : public testing::TestWithParam<Way> {
     int seen = 0;
     for (; lines >> name >> changes >> latest; ++seen) {
       EXPECT_GT(latest, 0) << name;
-      if (changes || !changes_only)
+      if (changes || !changes_only) {
         EXPECT_LT(latest, returned) << name << " succeeded after revoke had returned, round " << round;
+      }
     }
     EXPECT_EQ(seen, static_cast<int>(std::size(kKinds))) << lines.str();
   }
@@ -441,6 +445,7 @@ TEST_P(DeviceRevoke, NothingThatBeginsAfterwardsSucceeds) {
 TEST_P(DeviceRevoke, WritingIsTakenAwayAndReadingStays) {
   fill("readable");
   Process inside = load("readable");
+  ASSERT_EQ(ask(inside, "walk /workspace/readable"), "9");
   rounds([&](int round) {
     home.write("readable/moved", std::string(kBytes, 'm'));
     const json granted = person({"grant", "readable", "--write"});
@@ -460,6 +465,7 @@ TEST_P(DeviceRevoke, WritingIsTakenAwayAndReadingStays) {
 TEST_P(DeviceRevoke, TheVerbSaysHowLongItTookAndHowMuchItClosed) {
   home.write("secret", "s");
   AgentShell agent(home, "revoke", [this] { auto o = GetParam().options(); o.insert(o.end(), {"--policy", "p.json"}); return o; }());
+  ASSERT_EQ(agent("true").status, 0) << agent.errors();
   person({"grant", "secret"});
   ASSERT_EQ(agent("exec 7<secret 8<secret").status, 0) << agent.errors();
   const json answer = person({"revoke", "secret"});
@@ -470,6 +476,20 @@ TEST_P(DeviceRevoke, TheVerbSaysHowLongItTookAndHowMuchItClosed) {
   const Output words = home.fbroker({"revoke", "-s", "revoke", "secret"});
   EXPECT_NE(words.out.find("1 handle closed, "), std::string::npos) << words.out;
   EXPECT_NE(words.out.find(" ms\n"), std::string::npos) << words.out;
+}
+
+// ATTACK: an agent that has the broker serve a mount of its own.
+TEST_P(DeviceRevoke, TheAgentCannotGiveADeviceAway) {
+  AgentShell agent(home, "revoke", GetParam().options());
+  const auto answer = agent(R"(python3 - <<'PY'
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect("/run/fbroker/broker.sock")
+s.sendall(b"GET /v1/device HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: fbroker-device\r\n\r\n")
+print(s.recv(65536).decode())
+PY)");
+  EXPECT_EQ(answer.status, 0) << answer.out;
+  EXPECT_EQ(answer.out.substr(0, 13), "HTTP/1.1 409 ") << answer.out;
 }
 
 }  // namespace
