@@ -189,7 +189,7 @@ int serve(const ServeOptions& options) {
   if (options.embedded)
     if (const auto owner = broker::HostProcess::open(parent))
       if (auto written = broker::write_owner(listener->lock.get(), *owner, control); !written) say(written.error().text());
-  auto registry = Registry::open({options.session, state, audit, absolute(options.audit_head, cwd), &say});
+  auto registry = Registry::open({options.session, state, audit, absolute(options.audit_head, cwd), &say, "/proc/self/exe"});
   if (!registry) return failed(registry.error().text());
   if (options.embedded) (*registry)->begin_keeper();
   if (options.again) (*registry)->restore("");

@@ -163,6 +163,7 @@ Result<void, Errno> Keeper::connect(bool may_start) {
 }
 
 Result<void, Errno> Keeper::start() {
+  if (options_.program.empty()) return Errno{ENOTSUP};
   reap();
   UniqueFd listener = unix_socket();
   if (!listener) return Errno::last();

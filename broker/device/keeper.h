@@ -50,7 +50,9 @@ struct KeptDescriptor {
 };
 
 struct KeeperOptions {
-  std::string program = "/proc/self/exe";     // whose verb "keeper" is the process
+  // Whose verb "keeper" is the process; "" = none is started. There is no
+  // default: another program than fbroker would be run as it is.
+  std::string program = {};
   std::vector<std::string> arguments = {};    // of that verb, besides the socket
   bool start = true;                           // false: only when there is something to keep, or at begin()
   std::chrono::milliseconds bound{2000};

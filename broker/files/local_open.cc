@@ -277,9 +277,12 @@ Result<Opened, Errno> LocalFileService::adopt(const Caller& caller, const FileRe
 
 // Whether there is a deny made by a person: the files that were revoked with it
 // are found anew when a broker starts, as far as they have names (Session::start).
+// The deny that every session begins with is nobody's ("default").
 bool LocalFileService::took_away_files(const Gate& gate) {
   return std::ranges::any_of(gate.snapshot().grants(),
-                             [](const policy::Grant& grant) { return grant.effect == policy::Effect::deny; });
+                             [](const policy::Grant& grant) {
+                               return grant.effect == policy::Effect::deny && grant.id != "default";
+                             });
 }
 
 // INVARIANT: an open file gives no right that an open of its last name would

@@ -97,7 +97,7 @@ Result<void> Registry::start() {
   audit.head_file = options_.audit_head;
   FBROKER_TRY(audit_, audit::AuditLog::open(std::move(audit)));
   FBROKER_TRY(grants_, GrantStore::open(state_));
-  FBROKER_TRY(keeper_, Keeper::reach(state_.fd(), {.start = false}));
+  FBROKER_TRY(keeper_, Keeper::reach(state_.fd(), {.program = options_.keeper_program, .start = false}));
   FBROKER_TRY_VOID(private_directory(mounts()));
   FBROKER_TRY(remembered_, read_remembered());
   FBROKER_TRY(maintenance_, Maintenance::start(*this));

@@ -35,6 +35,7 @@ struct RegistryOptions {
   std::string audit_directory;          // absolute
   std::string audit_head;               // absolute; "" = in the state directory
   std::function<void(const std::string&)> say;  // to the person at the terminal; any thread
+  std::string keeper_program = {};      // fbroker; "" = no mount outlives the broker
 };
 
 // A session as it is asked for; what is empty has a default.

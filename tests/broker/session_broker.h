@@ -16,6 +16,7 @@
 #include "broker/control/control_front.h"
 #include "broker/sessions/registry.h"
 #include "broker/sessions/runtime_dir.h"
+#include "tests/support/process.h"
 
 namespace fbroker::test {
 
@@ -44,7 +45,8 @@ class SessionBroker {
   void start() {
     auto listener = broker::bind_unix_socket(make_control(), "test.sock", 0600, broker::lock_path_of(make_control() + "/test.sock"));
     auto opened = broker::Registry::open({"test", (dir / "state").string(), (dir / "state/audit").string(), "",
-                                          [this](const std::string& said) { hear(said); }});
+                                          [this](const std::string& said) { hear(said); },
+                                          programs_directory() + "/fbroker"});
     if (!opened) throw std::runtime_error(opened.error().text());
     registry = std::move(*opened);
     front = std::move(*control::ControlFront::start(std::move(*listener), {}, *registry));
