@@ -112,7 +112,9 @@ Result<std::vector<std::byte>> resume_intents(Impl& front) {
     front.intents = std::move(*intents);
     if (const auto kept = front.intents->init(); !kept.empty()) init.assign(kept.begin(), kept.end());
   } else {
-    lost(front, intents.error());
+    // Made whole before anything is served: it is missing only where nothing was.
+    if (init.empty() && ::access((state + ".intents").c_str(), F_OK) == 0) return intents.error();
+    if (!init.empty()) lost(front, intents.error());
     FBROKER_TRY(front.intents, Intents::create(state + ".intents"));
     if (is_init(init)) front.intents->keep_init(init);
   }
