@@ -57,6 +57,7 @@ Result<std::shared_ptr<const Export>> Export::open(const policy::Export& wanted,
   made->wanted_path_ = std::move(host_path);
   made->submounts_ = wanted.submounts;
   made->static_ = wanted.static_content;
+  made->agent_is_only_writer_ = wanted.agent_is_only_writer;
   made->owner_ = Owner::acting_for(stat->uid, stat->gid);
   made->host_root_ = kernel_name(found.get());
   if (stat->is_regular()) {
@@ -151,6 +152,8 @@ Result<std::shared_ptr<const ExportTable>> ExportTable::build(const ExportTableI
   for (const policy::Export& wanted : input.temporary)
     if (auto added = table->add(wanted, input, previous); !added)
       table->unavailable_.push_back(std::move(added.error()));
+  table->agent_is_only_writer_ = !input.exports.empty() &&
+      std::ranges::all_of(input.exports, [](const policy::Export& one) { return one.agent_is_only_writer; });
   std::stable_sort(table->exports_.begin(), table->exports_.end(), [](const auto& a, const auto& b) {
     return a->at().bytes().size() > b->at().bytes().size();
   });
@@ -170,7 +173,8 @@ Result<void> ExportTable::add(const policy::Export& wanted, const ExportTableInp
   if (previous != nullptr)
     for (const auto& old : previous->exports_)
       if (old->at() == wanted.at && old->wanted_path() == host_path &&
-          old->submounts() == wanted.submounts && old->is_static() == wanted.static_content)
+          old->submounts() == wanted.submounts && old->is_static() == wanted.static_content &&
+          old->agent_is_only_writer() == wanted.agent_is_only_writer)
         made = old;
   if (!made) {
     FBROKER_TRY(made, Export::open(wanted, host_path));

@@ -45,6 +45,7 @@ class Export {
   bool is_file() const noexcept { return !file_name_.empty(); }
   bool submounts() const noexcept { return submounts_; }
   bool is_static() const noexcept { return static_; }
+  bool agent_is_only_writer() const noexcept { return agent_is_only_writer_; }
   int root() const noexcept { return root_.get(); }
   const FileStat& root_stat() const noexcept { return root_stat_; }
   // Where the root directory lies (for an export of a file: its parent).
@@ -98,6 +99,7 @@ class Export {
   Owner owner_;
   bool submounts_ = false;
   bool static_ = false;
+  bool agent_is_only_writer_ = false;
 };
 
 struct ExportTableInput {
@@ -136,6 +138,9 @@ class ExportTable {
   // The place of the host behind a path, the same for all of its names; where
   // that cannot be known, one of its own.
   HostLocation location_of(const WorkspacePath& path) const;
+  // Whether the policy says so of every export that it has. (What a person
+  // grants besides is never among those: Export::agent_is_only_writer.)
+  bool agent_is_only_writer() const noexcept { return agent_is_only_writer_; }
   // Whether two names may mean one file: some exports lie in others.
   bool overlapping() const noexcept { return overlapping_; }
   // Whether the root of an export, or an exported file, lies at or below.
@@ -155,6 +160,7 @@ class ExportTable {
   std::map<WorkspacePath, std::set<std::string>> above_; // synthetic: names that lead to exports
   std::vector<Error> unavailable_;
   bool overlapping_ = false;
+  bool agent_is_only_writer_ = false;
 };
 
 }  // namespace fbroker::broker
