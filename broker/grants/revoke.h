@@ -25,9 +25,9 @@ struct Touched {
 };
 
 struct Finality {
-  bool flushed = true;            // what the agent had written before is on the host; false: not all of it in time
   bool drained = true;            // false: an operation hangs in the kernel, its client cut off
   bool acknowledged = true;       // every listening client has forgotten in time
+  bool flushed = true;            // what the agent had written before is on the host; false: not all of it in time
   std::size_t connections_cut = 0;
   bool sandbox_killed = false;
   std::size_t handles_closed = 0;
