@@ -57,7 +57,6 @@ Result<std::shared_ptr<const Export>> Export::open(const policy::Export& wanted,
   made->wanted_path_ = std::move(host_path);
   made->submounts_ = wanted.submounts;
   made->static_ = wanted.static_content;
-  made->agent_is_only_writer_ = wanted.agent_is_only_writer;
   made->owner_ = Owner::acting_for(stat->uid, stat->gid);
   made->host_root_ = kernel_name(found.get());
   if (stat->is_regular()) {
@@ -173,12 +172,12 @@ Result<void> ExportTable::add(const policy::Export& wanted, const ExportTableInp
   if (previous != nullptr)
     for (const auto& old : previous->exports_)
       if (old->at() == wanted.at && old->wanted_path() == host_path &&
-          old->submounts() == wanted.submounts && old->is_static() == wanted.static_content &&
-          old->agent_is_only_writer() == wanted.agent_is_only_writer)
+          old->submounts() == wanted.submounts && old->is_static() == wanted.static_content)
         made = old;
   if (!made) {
     FBROKER_TRY(made, Export::open(wanted, host_path));
   }
+  if (wanted.agent_is_only_writer) written_by_agent_.insert(made.get());
   exports_.push_back(std::move(made));
   for (WorkspacePath path = wanted.at; !path.is_root(); path = path.parent())
     above_[path.parent()].emplace(path.name());

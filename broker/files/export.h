@@ -45,7 +45,6 @@ class Export {
   bool is_file() const noexcept { return !file_name_.empty(); }
   bool submounts() const noexcept { return submounts_; }
   bool is_static() const noexcept { return static_; }
-  bool agent_is_only_writer() const noexcept { return agent_is_only_writer_; }
   int root() const noexcept { return root_.get(); }
   const FileStat& root_stat() const noexcept { return root_stat_; }
   // Where the root directory lies (for an export of a file: its parent).
@@ -99,7 +98,6 @@ class Export {
   Owner owner_;
   bool submounts_ = false;
   bool static_ = false;
-  bool agent_is_only_writer_ = false;
 };
 
 struct ExportTableInput {
@@ -138,8 +136,11 @@ class ExportTable {
   // The place of the host behind a path, the same for all of its names; where
   // that cannot be known, one of its own.
   HostLocation location_of(const WorkspacePath& path) const;
+  // "writer": "agent". Here and not in the export: a policy that says otherwise
+  // of it leaves its open files what they are.
+  bool agent_is_only_writer(const Export* of) const { return written_by_agent_.contains(of); }
   // Whether the policy says so of every export that it has. (What a person
-  // grants besides is never among those: Export::agent_is_only_writer.)
+  // grants besides it says nothing of.)
   bool agent_is_only_writer() const noexcept { return agent_is_only_writer_; }
   // Whether two names may mean one file: some exports lie in others.
   bool overlapping() const noexcept { return overlapping_; }
@@ -161,6 +162,7 @@ class ExportTable {
   std::vector<Error> unavailable_;
   bool overlapping_ = false;
   bool agent_is_only_writer_ = false;
+  std::set<const Export*> written_by_agent_;
 };
 
 }  // namespace fbroker::broker

@@ -250,7 +250,7 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
                 .lifetime = opening.lifetime,
                 .reads = made->opened.read,
                 // What git would run is looked at before each write is answered: not collected.
-                .agent_alone = decided.on->agent_is_only_writer() && !made->named_for_git};
+                .agent_alone = gate.exports().agent_is_only_writer(decided.on) && !made->named_for_git};
   opened.handle = handles_.insert(std::move(slot), made);
   auto written = finish(gate, decided, operation, ok,
                         {.detail = words_for(flags, opening.created), .handle = opened.handle});
@@ -369,7 +369,7 @@ Result<Opened, Errno> LocalFileService::adopt_file(const Gate& gate, const FileR
   Opened opened{.attributes = attributes(decided, *stat),
                 .lifetime = lifetime,
                 .reads = made->opened.read,
-                .agent_alone = decided.on->agent_is_only_writer() && !made->named_for_git};
+                .agent_alone = gate.exports().agent_is_only_writer(decided.on) && !made->named_for_git};
   opened.handle = handles_.insert(std::move(slot), made);
   const auto written = finish(gate, decided, writes(left) ? Operation::write : Operation::read, ok,
                               {.detail = words_for(left, false) + ", " + std::string(kKept), .handle = opened.handle});
