@@ -109,6 +109,9 @@ int print_revoked(const control::Revoked& revoked, const json& answer) {
   else if (!acknowledged)
     std::fprintf(stderr, "a client did not confirm that it forgot, and its sandbox is not known: its connections "
                          "were cut. What it had read lies with it until its container is stopped\n");
+  if (!answer.value("flushed", true))
+    std::fprintf(stderr, "not all that the agent had written before could be brought to the host in time: the rest is "
+                         "refused, and the programs that wrote it are told when they sync or close\n");
   if (!drained) std::fprintf(stderr, "an operation still hangs in the kernel; its client was cut off\n");
   if (!revoked.recorded)
     std::fprintf(stderr, "revoked, not recorded: %s\n", shown(answer.value("not_recorded", "")).c_str());

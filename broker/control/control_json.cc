@@ -203,7 +203,7 @@ std::string revoke_json(const broker::RevokeOutcome& outcome) {
   object.raw("lifted", ended_list(outcome.lifted, outcome.domains_lifted));
   object.raw("overruled", json_array(outcome.overruled, json_text));
   object.number("handles_closed", finality.handles_closed);
-  object.flag("drained", finality.drained).flag("acknowledged", finality.acknowledged);
+  object.flag("flushed", finality.flushed).flag("drained", finality.drained).flag("acknowledged", finality.acknowledged);
   object.number("tunnels_cut", finality.tunnels_cut);
   object.number("connections_cut", finality.connections_cut).flag("sandbox_killed", finality.sandbox_killed);
   object.raw("milliseconds", milliseconds_text(finality.milliseconds));

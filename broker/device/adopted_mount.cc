@@ -1,5 +1,8 @@
 #include "broker/device/adopted_mount.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "broker/device/helper_notifier.h"
@@ -31,11 +34,19 @@ Result<void> keep_channels_of(const FuseConnection& connection, std::vector<Uniq
   return ok;
 }
 
+// A FUSE mount may have little dirty before its writers are held up (1 % of what
+// all may have, strictly). Where we may not lift that (who is not root), it stays.
+void lift_dirty_limit(std::uint32_t connection) {
+  const std::string limit = "/sys/class/bdi/0:" + std::to_string(connection) + "/strict_limit";   // Linux 6.2
+  const UniqueFd fd(::open(limit.c_str(), O_WRONLY | O_CLOEXEC));
+  if (fd) [[maybe_unused]] const auto written = ::write(fd.get(), "0", 1);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, pid_t mounted_by,
                                                           protocol::FileService& files, EventBus& events,
-                                                          std::unique_ptr<MountState> state) {
+                                                          std::unique_ptr<MountState> state, bool write_back) {
   const int first = device.devices.front().get();
   FBROKER_TRY(FuseConnection connection, FuseConnection::of(first, mounted_by));
   FBROKER_TRY_VOID(keep_channels_of(connection, device.devices));
@@ -50,7 +61,9 @@ Result<std::unique_ptr<AdoptedMount>> AdoptedMount::start(OfferedDevice device, 
     raw->ready_ = true;
     raw->changed_.notify_all();
   };
+  if (write_back) lift_dirty_limit(mount->connection());
   std::optional<Error> lost;
+  options.write_back = write_back;
   options.state = mount->state_->files();
   options.resume = mount->state_->resumes();
   options.keeping = mount->state_.get();
@@ -80,6 +93,10 @@ AdoptedMount::~AdoptedMount() {
 bool AdoptedMount::wait_ready(milliseconds bound) {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, bound, [this] { return ready_; });
+}
+
+bool AdoptedMount::write_back(std::span<const WorkspacePath> places, std::span<const protocol::FileIdentity> files) {
+  return ended() || front_->write_back(places, files, kTellBound);
 }
 
 // ---- events

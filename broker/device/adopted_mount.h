@@ -33,9 +33,10 @@ class AdoptedMount {
   // `state`: where it goes on from, and keeps what the next broker needs.
   // Errors: the connection cannot be aborted, a process or thread not started;
   // what was kept is damaged: then the kernel holds what nobody can make it forget.
+  // `write_back`: as fuse::Options'; of no effect on one that is gone on with.
   static Result<std::unique_ptr<AdoptedMount>> start(OfferedDevice device, pid_t mounted_by,
                                                      protocol::FileService& files, EventBus& events,
-                                                     std::unique_ptr<MountState> state);
+                                                     std::unique_ptr<MountState> state, bool write_back);
   // Stops serving: calls fail from then on, as nobody has the device any more.
   ~AdoptedMount();
 
@@ -44,6 +45,10 @@ class AdoptedMount {
   // Unmounted, or aborted: what the kernel knew of it is gone.
   bool ended() const noexcept { return ended_.load(); }
   void abort() const noexcept { connection_.abort(); }
+
+  // As fuse::FuseFront's, with a bound. Blocks; not to be called while serving.
+  bool write_back(std::span<const WorkspacePath> places, std::span<const protocol::FileIdentity> files);
+  bool writes_back() const { return front_->writes_back(); }
 
   std::uint32_t connection() const noexcept { return connection_.number(); }
   const fuse::FuseFront& front() const noexcept { return *front_; }

@@ -151,6 +151,8 @@ Result<std::shared_ptr<const ExportTable>> ExportTable::build(const ExportTableI
   for (const policy::Export& wanted : input.temporary)
     if (auto added = table->add(wanted, input, previous); !added)
       table->unavailable_.push_back(std::move(added.error()));
+  table->agent_is_only_writer_ = !input.exports.empty() &&
+      std::ranges::all_of(input.exports, [](const policy::Export& one) { return one.agent_is_only_writer; });
   std::stable_sort(table->exports_.begin(), table->exports_.end(), [](const auto& a, const auto& b) {
     return a->at().bytes().size() > b->at().bytes().size();
   });
@@ -175,6 +177,7 @@ Result<void> ExportTable::add(const policy::Export& wanted, const ExportTableInp
   if (!made) {
     FBROKER_TRY(made, Export::open(wanted, host_path));
   }
+  if (wanted.agent_is_only_writer) written_by_agent_.insert(made.get());
   exports_.push_back(std::move(made));
   for (WorkspacePath path = wanted.at; !path.is_root(); path = path.parent())
     above_[path.parent()].emplace(path.name());

@@ -136,6 +136,12 @@ class ExportTable {
   // The place of the host behind a path, the same for all of its names; where
   // that cannot be known, one of its own.
   HostLocation location_of(const WorkspacePath& path) const;
+  // "writer": "agent". Here and not in the export: a policy that says otherwise
+  // of it leaves its open files what they are.
+  bool agent_is_only_writer(const Export* of) const { return written_by_agent_.contains(of); }
+  // Whether the policy says so of every export that it has. (What a person
+  // grants besides it says nothing of.)
+  bool agent_is_only_writer() const noexcept { return agent_is_only_writer_; }
   // Whether two names may mean one file: some exports lie in others.
   bool overlapping() const noexcept { return overlapping_; }
   // Whether the root of an export, or an exported file, lies at or below.
@@ -155,6 +161,8 @@ class ExportTable {
   std::map<WorkspacePath, std::set<std::string>> above_; // synthetic: names that lead to exports
   std::vector<Error> unavailable_;
   bool overlapping_ = false;
+  bool agent_is_only_writer_ = false;
+  std::set<const Export*> written_by_agent_;
 };
 
 }  // namespace fbroker::broker

@@ -316,6 +316,7 @@ class LocalFileService final : public protocol::FileService {
   Result<protocol::Opened, Errno> open_file(const Gate& gate, const protocol::FileRef& ref,
                                             int flags, std::uint32_t permissions,
                                             std::vector<Pin>& used);
+  static int resolve_also_read(const Gate& gate, const Decided& decided, int flags);
   Result<Opening, Errno> open_existing(const Gate& gate, const Decided& decided, int flags,
                                        const protocol::FileIdentity& expect);
   Result<Opening, Errno> create_file(const Gate& gate, const Decided& decided, int flags,

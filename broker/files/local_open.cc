@@ -30,6 +30,7 @@ struct LocalFileService::Opening {
   FileStat directory;
   Lifetime lifetime = Lifetime::none;
   bool created = false;
+  bool only_writes = false;       // in spite of kAlsoRead
   bool changed = false;           // the disk is not what it was: there is to be a record
   std::optional<Errno> failed;    // what went wrong after that
 };
@@ -73,7 +74,7 @@ bool fits_file_offset(std::uint64_t offset, std::size_t size) {
 
 Result<Opened, Errno> LocalFileService::open(const Caller& caller, const FileRef& ref, int flags,
                                              std::uint32_t permissions) {
-  if (!protocol::open_flags_known(flags)) return Errno{EINVAL};
+  if (!protocol::open_flags_known(flags & ~protocol::kAlsoRead)) return Errno{EINVAL};
   return opening(caller, [&](const Gate& gate, std::vector<Pin>& used) {
     return open_file(gate, ref, flags, permissions, used);
   });
@@ -89,6 +90,17 @@ Result<Opened, Errno> LocalFileService::opening(const Caller& caller, Act&& act)
   return Errno{EIO};
 }
 
+// With kAlsoRead: O_RDWR in place of O_WRONLY, if reading is allowed by what ends with no open.
+int LocalFileService::resolve_also_read(const Gate& gate, const Decided& decided, int flags) {
+  const bool wanted = (flags & protocol::kAlsoRead) != 0 && (flags & O_ACCMODE) == O_WRONLY;
+  flags &= ~protocol::kAlsoRead;
+  if (!wanted || !decided.allows(Operation::read)) return flags;
+  const std::string_view reason = gate.snapshot().reason(decided.decision.of(Operation::read).reason).id;
+  for (const policy::Grant& grant : gate.snapshot().grants())
+    if (grant.once && grant.id == reason) return flags;
+  return (flags & ~O_ACCMODE) | O_RDWR | protocol::kAlsoRead;
+}
+
 Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRef& ref, int flags,
                                                   std::uint32_t permissions,
                                                   std::vector<Pin>& used) {
@@ -96,6 +108,7 @@ Result<Opened, Errno> LocalFileService::open_file(const Gate& gate, const FileRe
   // INVARIANT: nothing is made or emptied by an open that then finds no room for its handle.
   FBROKER_TRY(HandleTable::Slot slot, handles_.reserve());
   const Decided decided = decide(gate, ref.path);
+  flags = resolve_also_read(gate, decided, flags);
   const bool may_create = (flags & O_CREAT) != 0;
   OperationSet needed = operations_of(flags);
   if (!may_create && !decided.visible())
@@ -149,8 +162,14 @@ Result<LocalFileService::Opening, Errno> LocalFileService::open_existing(
   }
   Opening opening;
   const ActAs as(decided.on->owner());
-  const int access = flags & kPassedOn;
-  FBROKER_TRY(opening.fd, reopen(pinned, access | O_NONBLOCK | O_NOCTTY));
+  const int access = (flags & kPassedOn) | O_NONBLOCK | O_NOCTTY;
+  auto opened = reopen(pinned, access);
+  // The policy lets it be read and the host does not.
+  if (!opened && opened.error().value == EACCES && (flags & protocol::kAlsoRead) != 0) {
+    opened = reopen(pinned, (access & ~O_ACCMODE) | O_WRONLY);
+    opening.only_writes = true;
+  }
+  FBROKER_TRY(opening.fd, std::move(opened));
   if ((flags & O_TRUNC) != 0) {
     // With O_RDONLY the descriptor itself cannot truncate.
     const bool by_name = (flags & O_ACCMODE) == O_RDONLY;
@@ -200,6 +219,8 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
                                                  Opening opening, int flags,
                                                  const std::vector<Pin>& used,
                                                  HandleTable::Slot slot) {
+  if (opening.only_writes) flags = (flags & ~O_ACCMODE) | O_WRONLY;
+  flags &= ~protocol::kAlsoRead;
   const Operation operation = opening.created ? Operation::create
                               : writes(flags) ? Operation::write
                                               : Operation::read;
@@ -225,7 +246,11 @@ Result<Opened, Errno> LocalFileService::hand_out(const Gate& gate, const Decided
   made->named_for_git = git::role_of(decided.path) != git::Role::none;
   made->in_directory = opening.directory.identity;
   made->pinned_by = used;
-  Opened opened{.attributes = attributes(decided, opening.stat), .lifetime = opening.lifetime};
+  Opened opened{.attributes = attributes(decided, opening.stat),
+                .lifetime = opening.lifetime,
+                .reads = made->opened.read,
+                // What git would run is looked at before each write is answered: not collected.
+                .agent_alone = gate.exports().agent_is_only_writer(decided.on) && !made->named_for_git};
   opened.handle = handles_.insert(std::move(slot), made);
   auto written = finish(gate, decided, operation, ok,
                         {.detail = words_for(flags, opening.created), .handle = opened.handle});
@@ -344,7 +369,10 @@ Result<Opened, Errno> LocalFileService::adopt_file(const Gate& gate, const FileR
   const int left = made->opened.read && made->opened.write ? O_RDWR : made->opened.write ? O_WRONLY : O_RDONLY;
   FBROKER_TRY(used, claim(gate, decided, operations_of(left)));
   made->pinned_by = used;
-  Opened opened{.attributes = attributes(decided, *stat), .lifetime = lifetime};
+  Opened opened{.attributes = attributes(decided, *stat),
+                .lifetime = lifetime,
+                .reads = made->opened.read,
+                .agent_alone = gate.exports().agent_is_only_writer(decided.on) && !made->named_for_git};
   opened.handle = handles_.insert(std::move(slot), made);
   const auto written = finish(gate, decided, writes(left) ? Operation::write : Operation::read, ok,
                               {.detail = words_for(left, false) + ", " + std::string(kKept), .handle = opened.handle});

@@ -142,12 +142,14 @@ void sort_unique(std::vector<NodeId>& ids) {
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
 }
 
-Affected affected_by(InodeTable& nodes, const Event& event) {
+// `forget_names`: what has changed on the host loses its names, too. A kernel
+// that writes back keeps a file's size until it has let go of the file.
+Affected affected_by(InodeTable& nodes, const Event& event, bool forget_names) {
   switch (event.kind) {
     case EventKind::forget: return nodes.below(event.path, event.identity, false);
     case EventKind::retire: return nodes.below(event.path, event.identity, true);
     case EventKind::entry: return nodes.entry(event.path, event.identity);
-    case EventKind::content: return nodes.content(event.path, event.identity);
+    case EventKind::content: return nodes.content(event.path, event.identity, forget_names);
     case EventKind::forget_all: break;
   }
   return nodes.everything();
@@ -240,7 +242,7 @@ bool FuseFront::tell(const Event& event) {
     const std::unique_lock lock(impl_->gate);
     impl_->events.add(event);
   }
-  Affected affected = affected_by(impl_->nodes, event);
+  Affected affected = affected_by(impl_->nodes, event, impl_->writes_back);
   sort_unique(affected.directories);
   sort_unique(affected.nodes);
   // An epoch makes the kernel let go of every name and with them of pages
@@ -257,6 +259,31 @@ bool FuseFront::tell(const Event& event) {
 }
 
 void FuseFront::handle(const Event& event) { tell(event); }
+
+// Invalidating an inode writes its dirty pages first (invalidate_inode_pages2).
+bool FuseFront::write_back(std::span<const WorkspacePath> places, std::span<const protocol::FileIdentity> files,
+                           std::chrono::milliseconds bound) {
+  if (!impl_->writes_back) return true;
+  // Who closes a file waits until it is written: only open files have dirty pages.
+  std::vector<NodeId> written = impl_->handles.written();
+  sort_unique(written);
+  Notices notices;
+  for (const NodeId node : written) {
+    const auto view = impl_->nodes.view(node);
+    if (!view) continue;   // retired: nothing of it would be taken
+    const bool meant =
+        view->names.empty() || std::ranges::find(files, view->identity) != files.end() ||
+        std::ranges::any_of(view->names, [&](const NodeName& name) {
+          return std::ranges::any_of(places, [&](const WorkspacePath& place) { return name.path.is_at_or_below(place); });
+        });
+    if (meant) notices.forget_inode(node);
+  }
+  if (notices.empty()) return true;
+  const std::unique_lock telling(impl_->telling, bound);
+  return telling.owns_lock() && impl_->notifier->tell(notices);
+}
+
+bool FuseFront::writes_back() const { return impl_->writes_back; }
 
 std::size_t FuseFront::nodes() const { return impl_->nodes.size(); }
 std::size_t FuseFront::open_handles() const { return impl_->handles.size(); }

@@ -29,10 +29,12 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,6 +68,13 @@ struct Options {
   std::size_t max_handles = 65'536;      // open files and directories
   std::function<void()> on_ready;        // the kernel's INIT has been answered
   bool use_epoch = true;                 // FUSE_NOTIFY_INC_EPOCH where there is one (Linux 6.16)
+
+  // The kernel may collect what is written (FUSE_WRITEBACK_CACHE), and keeps
+  // sizes and times itself. To be set only where whoever writes a file writes
+  // it through this mount; what the service says that others write too
+  // (Opened::agent_alone) goes past the cache. A mount that is gone on with
+  // stays as it was begun.
+  bool write_back = false;
 
   // A place for files (this path and an ending each) from which another
   // process goes on when this one is killed; "" = none. The directory is the
@@ -103,6 +112,13 @@ class FuseFront final : public protocol::EventSink {
   // Whether the kernel has forgotten what the event is about. run() has to go
   // on until it returns: a notification may wait for a request.
   bool tell(const protocol::Event&);
+
+  // Has the kernel write back what it has collected of files at or below these
+  // places, of `files` whatever their names, and of files without a name.
+  // False: not within the bound (and that of the notifier).
+  bool write_back(std::span<const WorkspacePath> places, std::span<const protocol::FileIdentity> files,
+                  std::chrono::milliseconds bound);
+  bool writes_back() const;
   void handle(const protocol::Event&) override;
 
   // For tests and status.

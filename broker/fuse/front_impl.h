@@ -48,6 +48,8 @@ struct FuseFront::Impl {
   std::atomic<bool> announced{false};
   std::atomic<unsigned> kernel_minor{0};   // of the protocol that the kernel speaks, 7.N
   std::atomic<int> failure{0};
+  // The kernel collects writes (Options::write_back). Set by INIT, once.
+  std::atomic<bool> writes_back{false};
   std::unique_ptr<fuse_session, SessionDelete> session;
 
   // Restart (restart.cc).
@@ -55,7 +57,8 @@ struct FuseFront::Impl {
   std::vector<std::byte> init_answer;               // not empty: an earlier process had answered INIT
   std::mutex sent_again_mutex;                      // guards the next
   std::deque<std::vector<std::byte>> sent_again;    // read from devices[0] before anybody served
-  std::mutex telling;                               // held by tell()
+  std::timed_mutex telling;                         // held by tell()
+  bool resuming_init = false;                       // open_state() alone: INIT is an earlier process's
   std::atomic<bool> forgetting{false};              // run() tells, and has to be served
 
   std::uint64_t events_seen() {

@@ -103,6 +103,14 @@ std::optional<NumberedHandle> HandleTable::any_of(NodeId node) const {
   return found;
 }
 
+std::vector<NodeId> HandleTable::written() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<NodeId> nodes;
+  for (const Slot& slot : slots_)
+    if (slot.used && slot.handle.writes) nodes.push_back(slot.handle.node);
+  return nodes;
+}
+
 std::vector<NumberedHandle> HandleTable::all_of(NodeId node) const {
   const std::lock_guard lock(mutex_);
   std::vector<NumberedHandle> all;
@@ -230,7 +238,7 @@ bool HandleTable::replay(const JournalRecord& record) {
     case kOpened: {
       const int flags = static_cast<int>(static_cast<std::uint32_t>(words[2]));
       if (used_ >= max_ || words[1] == 0 || (words[2] & ~(kDirectoryBit | 0xffffffff)) != 0) return false;
-      if (!protocol::open_flags_known(flags)) return false;
+      if (!protocol::open_flags_known(flags & ~(protocol::kAlsoRead | kOthersWrite))) return false;
       slot.used = true;
       slot.handle.node = words[1];
       slot.handle.flags = flags;

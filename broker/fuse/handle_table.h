@@ -39,10 +39,14 @@ struct OpenHandle {
   NodeId node = 0;
   bool writes = false;
   std::shared_ptr<DirectoryCursor> cursor;  // directories only
-  int flags = 0;                            // what a file is opened again with
+  int flags = 0;                            // what a file is opened again with, and kOthersWrite
   // Its descriptor lies with a keeper (front.h), and this is where the file was last.
   std::shared_ptr<const WorkspacePath> kept = nullptr;
 };
+
+// In OpenHandle::flags, with write-back: somebody else writes the file too, so
+// that the service places what is appended.
+inline constexpr int kOthersWrite = 1 << 29;
 
 struct NumberedHandle {
   std::uint64_t id = 0;
@@ -79,6 +83,8 @@ class HandleTable {
 
   // An open handle of an open file, one that writes if there is one.
   std::optional<NumberedHandle> any_of(NodeId) const;
+  // Those nodes that are open for writing.
+  std::vector<NodeId> written() const;
   // All of a file's.
   std::vector<NumberedHandle> all_of(NodeId) const;
   // It was opened again. The service's handle that it has now: another thread may have been first.

@@ -591,7 +591,7 @@ Affected InodeTable::entry(const WorkspacePath& path, const FileIdentity& identi
   return affected;
 }
 
-Affected InodeTable::content(const WorkspacePath& path, const FileIdentity& identity) {
+Affected InodeTable::content(const WorkspacePath& path, const FileIdentity& identity, bool forget_names) {
   const std::lock_guard lock(mutex_);
   Affected affected;
   const auto add = [&](std::uint32_t slot) {
@@ -599,6 +599,7 @@ Affected InodeTable::content(const WorkspacePath& path, const FileIdentity& iden
     for (std::uint32_t i = nodes_[slot].first_name; i != kNone; i = names_[i].next_of_node)
       affected.directories.push_back(id_of(names_[i].parent));
     mark(slot, affected);
+    if (forget_names && nodes_[slot].type == FileType::regular) mark_names(slot, affected);
   };
   const std::uint32_t slot = resolve(path);
   const std::uint32_t same = find_identity(identity);

@@ -151,7 +151,8 @@ class InodeTable {
   // Events: each marks what is concerned and returns what to tell the kernel.
   Affected below(const WorkspacePath&, const protocol::FileIdentity&, bool retire);
   Affected entry(const WorkspacePath&, const protocol::FileIdentity&);
-  Affected content(const WorkspacePath&, const protocol::FileIdentity&);
+  // `forget_names`: of a regular file its names, too.
+  Affected content(const WorkspacePath&, const protocol::FileIdentity&, bool forget_names = false);
   Affected everything();
 
   std::size_t size() const;

@@ -349,6 +349,14 @@ protocol::SetTimes wanted_times(const struct stat& wanted, int to_set) {
   return times;
 }
 
+// With write-back the kernel tells the time of a write, too; who may write need
+// not own the file.
+bool comes_with_writing(const Impl& front, const FileRef& ref, int to_set) {
+  constexpr int kAsked = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME_NOW;
+  return front.writes_back && (to_set & kAsked) == 0 && (to_set & FUSE_SET_ATTR_CTIME) != 0 &&
+         (ref.handle != 0 || (to_set & FUSE_SET_ATTR_SIZE) != 0);
+}
+
 Result<Attributes, Errno> change(fuse_req_t req, const FileRef& ref, const struct stat& wanted,
                                  int to_set) {
   auto& service = front_of(req).service;
@@ -361,7 +369,11 @@ Result<Attributes, Errno> change(fuse_req_t req, const FileRef& ref, const struc
     FBROKER_TRY(now, service.chmod(caller, ref, wanted.st_mode & 07777));
   }
   if ((to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)) != 0) {
-    FBROKER_TRY(now, service.utimens(caller, ref, wanted_times(wanted, to_set)));
+    auto changed = service.utimens(caller, ref, wanted_times(wanted, to_set));
+    // The host's own times of a write stay. Else a close would fail after all was written.
+    if (!changed && changed.error().value == EPERM && comes_with_writing(front_of(req), ref, to_set))
+      changed = service.stat(caller, ref);
+    FBROKER_TRY(now, std::move(changed));
   }
   if (!now) return service.stat(caller, ref);
   return *now;
@@ -463,6 +475,27 @@ Result<std::uint64_t, Errno> keep_handle(fuse_req_t req, OpenHandle handle) {
 // What a handle is opened again with by another process.
 int lasting(int flags) { return flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC); }
 
+// With write-back the kernel reads the rest of a page through whatever handle
+// it has, one for writing alone included.
+int service_flags(const Impl& front, int flags) {
+  const bool only_writes = (flags & O_ACCMODE) == O_WRONLY;
+  return front.writes_back && only_writes ? flags | protocol::kAlsoRead : flags;
+}
+
+int lasting(const Impl& front, int flags, const Opened& opened) {
+  flags = lasting(flags);
+  if (!front.writes_back) return flags;
+  if ((flags & O_ACCMODE) == O_WRONLY && opened.reads) flags |= protocol::kAlsoRead;
+  return opened.agent_alone ? flags : flags | kOthersWrite;
+}
+
+// Past the kernel's cache: what others write too, whose size it would not
+// learn, and what it could not read the rest of a page of.
+bool past_the_cache(const Impl& front, int flags, const Opened& opened) {
+  const bool writes = (flags & O_ACCMODE) != O_RDONLY;
+  return front.writes_back && (!opened.agent_alone || (writes && !opened.reads));
+}
+
 void do_open(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   Impl& front = front_of(req);
   const std::uint64_t seen = front.events_seen();
@@ -472,19 +505,22 @@ void do_open(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
     path = ref.path;
     // A handle cannot be opened. ESTALE makes the kernel look the name up anew.
     if (ref.handle != 0) return Result<Opened, Errno>(Errno{ESTALE});
-    return front.service.open(caller_of(req), ref, flags, 0);
+    return front.service.open(caller_of(req), ref, service_flags(front, flags), 0);
   });
   if (!opened) return reply_error(req, opened.error());
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-  const auto id = keep_handle(req, {opened->handle, node, writes, nullptr, lasting(flags)});
+  const auto id = keep_handle(req, {opened->handle, node, writes, nullptr, lasting(front, flags, *opened)});
   if (!id) return reply_error(req, id.error());
   fi->fh = *id;
   fi->noflush = 1;
   const int sent = reply_kept(front, seen, path, opened->attributes.identity, [&](bool current) {
     // Close-to-open: the kernel's pages stay only when they are of the version
     // that was opened, whether or not somebody would have told us.
-    const bool same = front.nodes.same_version(node, opened->attributes);
+    bool same = front.nodes.same_version(node, opened->attributes);
+    // What the agent alone writes is of another version by its own writes.
+    same = same || (front.writes_back && opened->agent_alone && opened->lifetime == Lifetime::until_told);
     fi->keep_cache = same && current && (flags & O_TRUNC) == 0;
+    fi->direct_io = past_the_cache(front, flags, *opened);
     return fuse_reply_open(req, fi);
   });
   if (sent != 0) close_handle(req, node, *id, false);
@@ -513,7 +549,7 @@ void do_create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
   const auto path = front.nodes.child_path(parent, name);
   if (!path) return reply_error(req, path.error());
   const int flags = (fi->flags & kOpenFlags) | O_CREAT;
-  const auto opened = create_file(req, parent, name, *path, flags, mode & 07777);
+  const auto opened = create_file(req, parent, name, *path, service_flags(front, flags), mode & 07777);
   if (!opened) return reply_error(req, opened.error());
   note_made(opened->attributes.identity);
   const auto node = front.nodes.remember(parent, name, opened->attributes, opened->lifetime);
@@ -522,7 +558,7 @@ void do_create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
     return reply_error(req, node.error());
   }
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-  const auto id = keep_handle(req, {opened->handle, *node, writes, nullptr, lasting(flags)});
+  const auto id = keep_handle(req, {opened->handle, *node, writes, nullptr, lasting(front, flags, *opened)});
   if (!id) {
     front.nodes.forget(*node, 1);
     return reply_error(req, id.error());
@@ -533,6 +569,7 @@ void do_create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
   fi->noflush = 1;
   const int sent = reply_kept(front, seen, *path, opened->attributes.identity, [&](bool current) {
     front.nodes.same_version(*node, opened->attributes);
+    fi->direct_io = past_the_cache(front, flags, *opened);
     const auto entry =
         to_entry(front, *node, opened->attributes, current ? opened->lifetime : Lifetime::none);
     return fuse_reply_create(req, &entry, fi);
@@ -548,10 +585,11 @@ void do_release(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
 }
 
 // A handle of a retired node is as dead as the node.
-Result<HandleId, Errno> usable_file(fuse_req_t req, NodeId node, std::uint64_t fh) {
+Result<HandleId, Errno> usable_file(fuse_req_t req, NodeId node, std::uint64_t fh, int* flags = nullptr) {
   Impl& front = front_of(req);
   FBROKER_TRY(const OpenHandle open, front.handles.file(fh, node));
   if (!front.nodes.usable(node)) return Errno{ESTALE};
+  if (flags != nullptr) *flags = open.flags;
   return wake(front, caller_of(req), fh, open);
 }
 
@@ -589,11 +627,14 @@ void do_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_fi
 void do_write(fuse_req_t req, fuse_ino_t node, const char* data, size_t size, off_t offset,
               fuse_file_info* fi) {
   Impl& front = front_of(req);
-  const auto handle = usable_file(req, node, fi->fh);
+  int opened_with = 0;
+  const auto handle = usable_file(req, node, fi->fh, &opened_with);
   if (!handle) return reply_error(req, handle.error());
-  // A page written back from a mapping belongs where it was, whatever the
-  // descriptor that the kernel happens to use for it says about appending.
-  const bool append = (fi->flags & O_APPEND) != 0 && !fi->writepage;
+  // A page written back belongs where it was, whatever the descriptor that the
+  // kernel happens to use for it says about appending. With write-back only the
+  // kernel knows where the file ends, unless others write it.
+  const bool kernel_places = fi->writepage || (front.writes_back && (opened_with & kOthersWrite) == 0);
+  const bool append = (fi->flags & O_APPEND) != 0 && !kernel_places;
   const std::span<const std::byte> all(reinterpret_cast<const std::byte*>(data), size);
   const protocol::WriteAt first = place_of(req, *handle, static_cast<std::uint64_t>(offset), append);
   std::size_t done = 0;
@@ -601,7 +642,9 @@ void do_write(fuse_req_t req, fuse_ino_t node, const char* data, size_t size, of
     protocol::WriteAt at = first;
     at.offset += done;
     const auto wrote = front.service.write(caller_of(req), *handle, at, all.subspan(done));
-    if (!wrote && done == 0) return reply_error(req, wrote.error());
+    // The kernel takes a page for written whatever a short answer says.
+    if (!wrote && (done == 0 || fi->writepage)) return reply_error(req, wrote.error());
+    if (wrote && *wrote == 0 && fi->writepage) return reply_error(req, Errno{EIO});
     if (!wrote || *wrote == 0) break;
     done += std::min(*wrote, size - done);
     // One place is remembered of an appending write; the rest is the program's to write again.
@@ -837,22 +880,26 @@ void do_forget_multi(fuse_req_t req, size_t count, fuse_forget_data* forgets) {
 }
 
 void do_init(void* userdata, fuse_conn_info* connection) {
-  // Not wanted: WRITEBACK_CACHE (the host writes too), DONT_MASK (the kernel
-  // applies the umask), POSIX_LOCKS and FLOCK_LOCKS (locks are the kernel's),
+  // Not wanted: DONT_MASK (the kernel applies the umask), POSIX_LOCKS and FLOCK_LOCKS (locks are the kernel's),
   // READDIRPLUS_AUTO (attributes with every listing).
   connection->want |= connection->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_READDIRPLUS |
                                              FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ |
                                              FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_CACHE_SYMLINKS |
                                              FUSE_CAP_AUTO_INVAL_DATA);
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_IOCTL_DIR);
+  Impl& front = *static_cast<Impl*>(userdata);
+  // An earlier process's INIT offers it only where it was agreed on (restart.cc).
+  if (front.options.write_back || front.resuming_init)
+    connection->want |= connection->capable & FUSE_CAP_WRITEBACK_CACHE;
+  front.writes_back = (connection->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
   connection->max_write = kMaxTransfer;
   connection->max_read = kMaxTransfer;
   connection->max_readahead = kMaxTransfer;
   connection->max_background = 64;
   connection->congestion_threshold = 48;
   connection->time_gran = 1;
-  static_cast<Impl*>(userdata)->kernel_minor = connection->proto_minor;
-  static_cast<Impl*>(userdata)->initialised = true;
+  front.kernel_minor = connection->proto_minor;
+  front.initialised = true;
 }
 
 fuse_lowlevel_ops make_operations() {

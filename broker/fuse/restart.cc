@@ -78,6 +78,20 @@ bool is_init(std::span<const std::byte> request) {
   return is_whole_request(request) && header_of(request).opcode == FUSE_INIT;
 }
 
+// INIT as a successor will read it. INVARIANT: of write-back it says what was
+// agreed on, not what the kernel could do: a successor is bound by it, whatever
+// the policy says by then.
+std::vector<std::byte> agreed_init(std::span<const std::byte> request, bool write_back) {
+  std::vector<std::byte> agreed(request.begin(), request.end());
+  constexpr std::size_t kFlags = sizeof(fuse_in_header) + offsetof(fuse_init_in, flags);
+  std::uint32_t flags = 0;
+  if (write_back || agreed.size() < kFlags + sizeof flags) return agreed;
+  std::memcpy(&flags, agreed.data() + kFlags, sizeof flags);
+  flags &= ~static_cast<std::uint32_t>(FUSE_WRITEBACK_CACHE);
+  std::memcpy(agreed.data() + kFlags, &flags, sizeof flags);
+  return agreed;
+}
+
 void lost(const Impl& front, const Error& error) {
   if (front.options.on_state_lost) front.options.on_state_lost(error);
 }
@@ -138,6 +152,7 @@ Result<void> open_state(Impl& front) {
   if (init.empty() && front.intents->left().empty()) return begin_state(front);
   if (init.empty()) return Error{front.options.state + ".init", "is gone: nothing says what was agreed on with the kernel"};
   FBROKER_TRY_VOID(resume_tables(front));
+  front.resuming_init = true;
   serving() = {nullptr, false, &front.init_answer};
   fuse_buf buffer{};
   buffer.mem = init.data();
@@ -197,8 +212,9 @@ void serve_request(Impl& front, int channel, std::span<std::byte> request, Inten
         send(channel, front.init_answer, header.unique);
         return;
       }
-      if (const auto kept = write_file(front.options.state + ".init", request); !kept) lost(front, kept.error());
-      front.intents->keep_init(request);
+      const std::vector<std::byte> agreed = agreed_init(request, front.options.write_back);
+      if (const auto kept = write_file(front.options.state + ".init", agreed); !kept) lost(front, kept.error());
+      front.intents->keep_init(agreed);
     }
     if ((header.unique & kSentAgain) != 0) left = front.intents->resume(header.unique & ~kSentAgain);
     if (left != nullptr && left->state == IntentSlot::done) {
@@ -223,6 +239,16 @@ void serve_request(Impl& front, int channel, std::span<std::byte> request, Inten
 
 // ---- handles
 
+namespace {
+
+// A descriptor that was opened for reading too is taken over as that.
+int flags_of_kept(int flags) {
+  if ((flags & protocol::kAlsoRead) != 0 && (flags & O_ACCMODE) == O_WRONLY) flags = (flags & ~O_ACCMODE) | O_RDWR;
+  return flags & ~(protocol::kAlsoRead | kOthersWrite);
+}
+
+}  // namespace
+
 Result<HandleId, Errno> wake(Impl& front, const Caller& caller, std::uint64_t id, const OpenHandle& open) {
   if (open.service != 0) return open.service;
   FBROKER_TRY(const NodeView view, front.nodes.view(open.node));
@@ -231,11 +257,11 @@ Result<HandleId, Errno> wake(Impl& front, const Caller& caller, std::uint64_t id
   if (open.kept && front.options.keeping) {
     FileRef last{view.names.empty() ? *open.kept : view.names.front().path, view.identity, 0};
     if (UniqueFd fd = front.options.keeping->take(id))
-      opened = front.service.adopt(caller, last, std::move(fd), open.flags);
+      opened = front.service.adopt(caller, last, std::move(fd), flags_of_kept(open.flags));
   }
   for (auto name = view.names.begin(); !opened && name != view.names.end(); ++name) {
     const FileRef ref{name->path, view.identity, 0};
-    opened = directory ? front.service.open_directory(caller, ref) : front.service.open(caller, ref, open.flags, 0);
+    opened = directory ? front.service.open_directory(caller, ref) : front.service.open(caller, ref, open.flags & ~kOthersWrite, 0);
   }
   if (!opened) return opened.error();
   // INVARIANT: a handle is of its node's file, whoever says so.

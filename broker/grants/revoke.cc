@@ -86,9 +86,23 @@ void cut_off(Session& session, Finality& finality) {
   finality.sandbox_killed = session.kill_sandbox(kRevokeBound);
 }
 
+// Step 0: what was written and lies with the kernel goes to the host while it
+// may. Bounded: who holds it up loses what he has not let go.
+bool flush(Session& session, const std::vector<Touched>& touched,
+           const std::vector<protocol::FileIdentity>& identities) {
+  const auto mount = session.mount();
+  if (!mount || touched.empty() || !mount->writes_back()) return true;
+  std::vector<WorkspacePath> places;
+  for (const Touched& place : touched) places.push_back(place.path);
+  std::vector<protocol::FileIdentity> files = identities;
+  std::erase_if(files, [](const protocol::FileIdentity& file) { return file.any(); });
+  return mount->write_back(places, files);
+}
+
 }  // namespace
 
 // INVARIANT: a revoke is final when it returns. The order is the proof:
+//   0. What was written before is on the host, while that is still allowed.
 //   1. From publish() on, every operation is admitted under the new view.
 //   2. After drain() nobody is at work under an old one, the reply's last byte
 //      included.
@@ -102,6 +116,7 @@ Finality make_final(Session& session, std::shared_ptr<const View> next,
   std::vector<protocol::FileIdentity> identities;
   identities.reserve(touched.size());
   for (const Touched& place : touched) identities.push_back(place.file.any() ? identity_shown(session, place.path) : place.file);
+  finality.flushed = flush(session, touched, identities);
   session.admissions().publish(std::move(next));
   drain(session, finality);
   for (const WorkspacePath& path : pins_end)

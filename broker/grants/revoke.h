@@ -27,6 +27,7 @@ struct Touched {
 struct Finality {
   bool drained = true;            // false: an operation hangs in the kernel, its client cut off
   bool acknowledged = true;       // every listening client has forgotten in time
+  bool flushed = true;            // what the agent had written before is on the host; false: not all of it in time
   std::size_t connections_cut = 0;
   bool sandbox_killed = false;
   std::size_t handles_closed = 0;
@@ -38,6 +39,7 @@ struct Finality {
 
   // Of two changes, one after the other.
   Finality& operator+=(const Finality& next) {
+    flushed = flushed && next.flushed;
     drained = drained && next.drained;
     acknowledged = acknowledged && next.acknowledged;
     connections_cut += next.connections_cut;
@@ -49,7 +51,7 @@ struct Finality {
   }
 };
 
-// Steps 1 to 3 and the wait: after it nothing that only the old view allowed
+// Steps 0 to 3 and the wait: after it nothing that only the old view allowed
 // succeeds. `pins_end`: grants for one open at or below these end on the
 // handles that live by them.
 Finality make_final(Session& session, std::shared_ptr<const View> next,

@@ -92,6 +92,10 @@ struct Opened {
   HandleId handle = 0;
   Attributes attributes;
   Lifetime lifetime = Lifetime::none;
+  // For a kernel that collects writes: whether the handle reads, and whether
+  // the policy says that nobody but the agent writes the file.
+  bool reads = false;
+  bool agent_alone = false;
 };
 
 struct DirectoryEntry {
@@ -132,6 +136,12 @@ struct SetTimes {
 // O_EXCL, O_TRUNC, O_APPEND, O_NOFOLLOW, O_CLOEXEC, O_NONBLOCK, O_NOCTTY,
 // O_LARGEFILE, O_NOATIME, O_SYNC, O_DSYNC. Any other flag is EINVAL.
 bool open_flags_known(int flags) noexcept;
+
+// A flag between a front end and the service, never a client's: what is opened
+// for writing is opened for reading too where the policy allows that without
+// further ado (no grant for one open is used up, nobody is asked). Opened::reads
+// says what came of it.
+inline constexpr int kAlsoRead = 1 << 30;
 
 class FileService {
  public:

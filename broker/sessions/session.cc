@@ -399,13 +399,14 @@ Result<void> Session::adopt_now(int connection, pid_t peer) {
   if (const auto kept = state->keep_device(offered); !kept)
     parts_.say("session " + name() + ": the workspace will not outlive this broker: " + std::strerror(kept.error().value));
   FBROKER_TRY(std::shared_ptr<AdoptedMount> mount,
-              AdoptedMount::start(std::move(offered), peer, *files_, events_, std::move(state)));
+              AdoptedMount::start(std::move(offered), peer, *files_, events_, std::move(state),
+                                  view()->exports->agent_is_only_writer()));
   if (!mount->wait_ready(kOfferBound)) return Error{"device", "is not mounted"};
   audit::Record record;
   record.session = name();
   record.operation = "adopt-device";
   record.peer_pid = static_cast<std::uint32_t>(peer);
-  record.detail = "connection " + std::to_string(mount->connection());
+  record.detail = "connection " + std::to_string(mount->connection()) + (mount->writes_back() ? ", write-back" : "");
   if (!counts_.append(record)) return Error{"device", "the audit log cannot be written"};
   const std::lock_guard lock(processes_mutex_);
   mount_ = std::move(mount);
@@ -420,7 +421,8 @@ void Session::resume_mount() {
   auto kept = MountState::take_device(parts_.keeper, name());
   if (kept && !*kept) return;   // it is served over HTTP
   auto resumed = kept ? AdoptedMount::start(std::move(**kept), known->pid(), *files_, events_,
-                                                  std::make_unique<MountState>(parts_.keeper, parts_.mounts, name(), true))
+                                                  std::make_unique<MountState>(parts_.keeper, parts_.mounts, name(), true),
+                                                  view()->exports->agent_is_only_writer())
                             : Result<std::unique_ptr<AdoptedMount>>(Error{"keeper", std::strerror(kept.error().value)});
   if (resumed) {
     const std::lock_guard lock(processes_mutex_);
