@@ -77,7 +77,7 @@ def tree():
 held = os.open("edited", os.O_RDONLY)
 mapped = mmap.mmap(held, 0, mmap.MAP_SHARED, mmap.PROT_READ)
 LOOKS = {
-    "edited": [lambda: three(whole("edited")), lambda: three(os.pread(held, 26, 0)), lambda: three(mapped[:26])],
+    "edited": [lambda: three(whole("edited")[:26]), lambda: three(os.pread(held, 26, 0)), lambda: three(mapped[:26])],
     "replaced": [replaced],
     "resized": [resized, resized_stat],
     "names": [names, by_name],
@@ -112,6 +112,7 @@ def seen(kind, version):
         if os.path.exists("flip") != there or ("flip" in os.listdir(".")) != there: return False
         try: return int(whole("flip")) == version and there
         except FileNotFoundError: return not there
+        except (OSError, ValueError): return False   # replaced, or not yet written
     return all(look(kind, i) == version for i in range(len(LOOKS[kind])))
 
 threading.Thread(target=look_all_the_time, daemon=True).start()

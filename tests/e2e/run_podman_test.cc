@@ -90,7 +90,7 @@ TEST_P(RunPodman, AGrantAndARevokeReachTheRunningContainer) {
   home.write("revoked", "");
   const auto out = container.read_until("end\n", std::chrono::seconds(100));
   ASSERT_TRUE(out) << container.rest() << container.errors();
-  EXPECT_EQ(*out, "heldTOKEN=1");
+  EXPECT_EQ(*out, "held\nTOKEN=1\n");
   EXPECT_EQ(container.wait(), 0) << container.errors();
 }
 
