@@ -90,6 +90,16 @@ std::string text_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// The person's file, byte for byte.
+void put(const Home& home, const std::string& name, const std::string& content) {
+  const fs::path file = home.project() / name;
+  fs::create_directories(file.parent_path());
+  std::ofstream(file) << content;
+  struct stat owner{};
+  ASSERT_EQ(::stat(home.project().c_str(), &owner), 0);
+  for (const fs::path& made : {file.parent_path(), file}) ASSERT_EQ(::chown(made.c_str(), owner.st_uid, owner.st_gid), 0);
+}
+
 // An agent that does what it is told.
 class Inside {
  public:
@@ -113,8 +123,9 @@ class Inside {
   json session() const {
     const Output output = home_.fbroker({"status", "--json"});
     const json status = json::parse(output.out, nullptr, false);
-    for (const json& one : status.value("sessions", json::array()))
-      if (one.value("name", "") == "collect") return one;
+    for (const json& broker : status.value("brokers", json::array()))
+      for (const json& one : broker.value("sessions", json::array()))
+        if (one.value("name", "") == "collect") return one;
     return json::object();
   }
   // Write requests so far; 0 where the mount is not the broker's own.
@@ -146,7 +157,7 @@ INSTANTIATE_TEST_SUITE_P(, DeviceWriteback, testing::ValuesIn(Way::over("device"
 constexpr std::uint64_t kSmallWrites = 4000;
 
 TEST_P(DeviceWriteback, SmallWritesAreCollectedOnlyWhereEveryExportSaysSo) {
-  home.write("other/there", "");
+  put(home, "other/there", "");
   const auto requests_under = [&](const std::string& policy) {
     Inside agent(home, policy);
     const std::uint64_t before = agent.writes();
@@ -181,7 +192,7 @@ TEST_P(DeviceWriteback, OverHttpTheKeyChangesNothing) {
 // ---- what is acknowledged is on the host -----------------------------------
 
 TEST_P(DeviceWriteback, WhatFsyncOrCloseAcknowledgedIsReadOnTheHost) {
-  home.write("old", "0123456789");
+  put(home, "old", "0123456789");
   Inside agent(home, kCollecting);
   ASSERT_EQ(agent("start('f', 'file', RW | C)"), "ok");
   ASSERT_EQ(agent("write('f', 'first ')"), "6");
@@ -205,7 +216,7 @@ TEST_P(DeviceWriteback, WhatFsyncOrCloseAcknowledgedIsReadOnTheHost) {
 }
 
 TEST_P(DeviceWriteback, AppendsOfTwoProcessesLoseAndCutNothing) {
-  home.write("log", "begun\n");
+  put(home, "log", "begun\n");
   Inside agent(home, kCollecting);
   ASSERT_EQ(agent("append_both('log', 2000)"), "['ok', 'ok']");
   std::istringstream lines(on_host("log"));
@@ -223,7 +234,7 @@ TEST_P(DeviceWriteback, AppendsOfTwoProcessesLoseAndCutNothing) {
 }
 
 TEST_P(DeviceWriteback, StoresIntoASharedMappingAreOnTheHostAfterwards) {
-  home.write("mapped", std::string(16384, '.'));
+  put(home, "mapped", std::string(16384, '.'));
   Inside agent(home, kCollecting);
   ASSERT_EQ(agent("start('f', 'mapped', RW)"), "ok");
   ASSERT_EQ(agent("map('f', 16384)"), "ok");
@@ -242,7 +253,7 @@ TEST_P(DeviceWriteback, StoresIntoASharedMappingAreOnTheHostAfterwards) {
 // The kernel tells the time of a write; who may write need not own the file.
 TEST_P(DeviceWriteback, AFileOfSomebodyElseThatMayBeWrittenIsWritten) {
   if (::getuid() != 0) GTEST_SKIP() << "only root has files of somebody else";
-  home.write("shared", "theirs");
+  put(home, "shared", "theirs");
   const std::string path = (home.project() / "shared").string();
   ASSERT_EQ(::chown(path.c_str(), 65534, 65534), 0);
   ASSERT_EQ(::chmod(path.c_str(), 0666), 0);
@@ -259,7 +270,7 @@ TEST_P(DeviceWriteback, AFileOfSomebodyElseThatMayBeWrittenIsWritten) {
 
 // What may be written and not read: the rest of a page cannot be had.
 TEST_P(DeviceWriteback, WhatMayOnlyBeWrittenIsWrittenPastTheCache) {
-  home.write("drop/box", "0123456789");
+  put(home, "drop/box", "0123456789");
   Inside agent(home, R"({"version":1,"exports":[{"at":"/","from":".","writer":"agent"}],
     "rules":[{"allow":"write","paths":["/"],"except":["/drop/**"]},{"allow":["list","write","create"],"paths":["/drop"]}]})");
   ASSERT_EQ(agent("start('f', 'drop/box', W)"), "ok");
@@ -300,13 +311,13 @@ TEST_P(DeviceWriteback, AGrantedFileOfTheHostIsReadAndAppendedAsItIsThere) {
 // The key says that nobody does this. Once no program has the file open, it is
 // read with the size that it has.
 TEST_P(DeviceWriteback, AnEditOnTheHostIsSeenOnceTheFileIsNotOpen) {
-  home.write("edited", "short");
+  put(home, "edited", "short");
   Inside agent(home, kCollecting);
   ASSERT_EQ(agent("open('edited').read()"), "short");
   ASSERT_EQ(agent("start('f', 'edited', RW)"), "ok");
   ASSERT_EQ(agent("write('f', 'SHORT')"), "5");
   ASSERT_EQ(agent("end('f')"), "ok");
-  home.write("edited", "a good deal longer");
+  put(home, "edited", "a good deal longer");
   EXPECT_TRUE(wait_until([&] { return agent("open('edited').read()") == "a good deal longer"; }));
   EXPECT_EQ(agent("os.stat('edited').st_size"), "18");
   EXPECT_EQ(agent.finish(), 0);
@@ -320,11 +331,11 @@ class DeviceWritebackRevoke : public DeviceWriteback {
   static constexpr int kTries = 10;
   static constexpr std::size_t kMapped = 65536;
 
-  void SetUp() override { home.write("given/readme", ""); }
+  void SetUp() override { put(home, "given/readme", ""); }
 
   void write_everywhere(Inside& agent) {
-    for (const char* name : {"written", "appended"}) home.write(std::string("given/") + name, "begun ");
-    home.write("given/mapped", std::string(kMapped, '.'));
+    for (const char* name : {"written", "appended"}) put(home, std::string("given/") + name, "begun ");
+    put(home, "given/mapped", std::string(kMapped, '.'));
     ASSERT_EQ(agent("start('w', 'given/written', RW)"), "ok");
     ASSERT_EQ(agent("start('a', 'given/appended', W | A)"), "ok");
     ASSERT_EQ(agent("start('m', 'given/mapped', RW)"), "ok");
@@ -464,10 +475,10 @@ pid_t broker_of(pid_t parent) {
 // What was agreed on with the kernel holds for the next broker, also when the
 // policy says something else by then: it must not append a second time.
 TEST_P(DeviceWriteback, AKilledBrokerLosesNothingAndItsSuccessorGoesOnCollecting) {
-  home.write("log", "begun\n");
+  put(home, "log", "begun\n");
   for (const bool key_taken_away : {false, true}) {
     fs::remove(home.project() / "file");
-    home.write("log", "begun\n");
+    put(home, "log", "begun\n");
     Inside agent(home, kCollecting);
     ASSERT_EQ(agent("start('f', 'file', RW | C)"), "ok");
     ASSERT_EQ(agent("start('a', 'log', W | A)"), "ok");
@@ -476,7 +487,7 @@ TEST_P(DeviceWriteback, AKilledBrokerLosesNothingAndItsSuccessorGoesOnCollecting
     ASSERT_EQ(agent("many('f', 1000, 'unsaid ')"), "ok");
     ASSERT_EQ(agent("many('a', 1000, 'line\\n')"), "ok");
     // Seen at once as well (a changed policy is loaded), or by the next broker.
-    if (key_taken_away) home.write("p.json", kNotCollecting);
+    if (key_taken_away) put(home, "p.json", kNotCollecting);
     const pid_t broker = broker_of(agent.process().pid());
     ASSERT_NE(broker, 0);
     ::kill(broker, SIGKILL);
