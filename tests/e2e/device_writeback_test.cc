@@ -123,6 +123,7 @@ class Inside {
   json session() const {
     const Output output = home_.fbroker({"status", "--json"});
     const json status = json::parse(output.out, nullptr, false);
+    if (!status.is_object()) return json::object();   // no broker answers just now
     for (const json& broker : status.value("brokers", json::array()))
       for (const json& one : broker.value("sessions", json::array()))
         if (one.value("name", "") == "collect") return one;
