@@ -24,6 +24,7 @@ constexpr std::size_t kMostSocketPath = 4096;
 constexpr int kMostNames = 10'000;
 constexpr std::chrono::seconds kShortLife{2};
 constexpr int kMostShortLives = 20;
+constexpr int kMostStarts = 5;
 
 Error failed(const char* what) { return Error{what, std::strerror(errno)}; }
 
@@ -111,9 +112,14 @@ Result<void> BrokerSession::restart_broker() {
   if (short_lives_ > kMostShortLives) return Error{"broker", "ends again and again as soon as it is started"};
   started_ = now;
   broker_.stop();   // reaps it
-  FBROKER_TRY(auto started, start_broker(self_, broker_name_, true));
-  broker_ = std::move(started.first);
-  return ok;
+  // One that is killed as it starts is no reason to give up.
+  for (int left = kMostStarts;; --left) {
+    auto started = start_broker(self_, broker_name_, true);
+    if (!started && left > 1) continue;
+    if (!started) return started.error();
+    broker_ = std::move(started->first);
+    return ok;
+  }
 }
 
 Result<BrokerSession> BrokerSession::open(const SessionRequest& request) {

@@ -473,8 +473,10 @@ TEST_F(DeviceHostile, WhatIsNoMountsDeviceIsRefusedAndTheNextOneIsTaken) {
   }
   EXPECT_TRUE(has((*client)("early"), "nothing may follow")) << "data before the answer";
   EXPECT_EQ(opens(*session, "/f", O_RDONLY), 0) << "the broker works on";
-  be_adopted("clones");
+  be_adopted();
 }
+
+TEST_F(DeviceHostile, ADeviceIsTakenWithItsClones) { be_adopted("clones"); }
 
 TEST_F(DeviceHostile, OnlyTheFirstProcessGivesADeviceAwayAndOneOnly) {
   EXPECT_TRUE(has((*client)("child"), "only the first process of a container"));
