@@ -465,7 +465,7 @@ class DeviceHostile : public testing::Test {
 
 TEST_F(DeviceHostile, WhatIsNoMountsDeviceIsRefusedAndTheNextOneIsTaken) {
   for (const char* kind : {"file", "null", "fifo", "socket", "none", "unmounted", "others", "file-beside", "five", "forty",
-                           "version", "count", "short", "long", "silent", "nothing"}) {
+                           "version", "count", "short", "long", "nothing"}) {
     const std::string said = client->offer(kind, *session);
     EXPECT_TRUE(has(said, "device")) << kind << ": " << said;
     EXPECT_FALSE(has(said, "adopted")) << kind << ": " << said;
@@ -474,6 +474,15 @@ TEST_F(DeviceHostile, WhatIsNoMountsDeviceIsRefusedAndTheNextOneIsTaken) {
   EXPECT_TRUE(has((*client)("early"), "nothing may follow")) << "data before the answer";
   EXPECT_EQ(opens(*session, "/f", O_RDONLY), 0) << "the broker works on";
   be_adopted();
+}
+
+// A descriptor that cannot even be looked at: the broker does not wait for it.
+TEST_F(DeviceHostile, WhatHangsWhenItIsLookedAtIsRefused) {
+  const std::string said = client->offer("silent", *session);
+  EXPECT_TRUE(has(said, "device")) << said;
+  EXPECT_FALSE(has(said, "adopted")) << said;
+  EXPECT_EQ(session->mount(), nullptr);
+  EXPECT_EQ(opens(*session, "/f", O_RDONLY), 0) << "the broker works on";
 }
 
 TEST_F(DeviceHostile, ADeviceIsTakenWithItsClones) { be_adopted("clones"); }
