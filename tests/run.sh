@@ -32,10 +32,6 @@ prepare_machine() {
   if [ -d /sys/fs/fuse/connections ] && ! grep -q ' /sys/fs/fuse/connections ' /proc/mounts; then
     "${as_root[@]}" mount -t fusectl fusectl /sys/fs/fuse/connections || true
   fi
-  # What ends a mount by force; a booted system has it.
-  if [ -d /sys/fs/fuse/connections ] && ! mountpoint -q /sys/fs/fuse/connections; then
-    "${as_root[@]}" mount -t fusectl fusectl /sys/fs/fuse/connections || true
-  fi
   # crun refuses a hybrid cgroup tree that lacks hugetlb.
   if [ -d /sys/fs/cgroup/memory ] && ! [ -d /sys/fs/cgroup/hugetlb ]; then
     "${as_root[@]}" sh -c 'mkdir /sys/fs/cgroup/hugetlb &&
