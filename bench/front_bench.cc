@@ -5,9 +5,8 @@
 //
 //   front_bench [ROUNDS] [DIRECTORY]      FBROKER_BENCH_ONLY=list: what begins so
 //
-// Per operation: the median in microseconds on both sides, their ratio, the
-// processor time of the program that works and of this process with it, and the
-// requests that the kernel sent.
+// Per operation: the median in microseconds on both sides, their ratio, and the
+// processor time of the program that works and of this process with it.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/resource.h>
